@@ -1,0 +1,10 @@
+"""How long work says how far it is, without knowing who listens."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+def silent(label: str, done: int, total: int) -> None:  # noqa: ARG001
+    """A listener that hears nothing."""

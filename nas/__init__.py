@@ -1,0 +1,1 @@
+"""Verbs: the stages from a supernet to a benchmarked detector."""

@@ -1,0 +1,1 @@
+"""Numbers: what a network is worth and what it costs."""

@@ -1,0 +1,1 @@
+"""Nouns: the networks that can be built."""

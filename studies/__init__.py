@@ -1,0 +1,1 @@
+"""Choices: which network to try next, and the memory of those tried."""

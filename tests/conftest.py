@@ -1,0 +1,27 @@
+"""Shared fixtures: where the real images are, when they are there."""
+
+from pathlib import Path
+
+import pytest
+
+WIDER_ROOT = Path(__file__).parents[2] / "shared" / "widerface"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run where CUDA is, tests marked `real` where the images are."""
+    import torch
+
+    reasons = {
+        "real": None if WIDER_ROOT.is_dir() else f"no real images at {WIDER_ROOT}",
+        "gpu": None if torch.cuda.is_available() else "no CUDA device",
+    }
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason is not None and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def wider_root() -> Path:
+    """The folder of real WIDER FACE images; use it in tests marked `real`."""
+    return WIDER_ROOT
