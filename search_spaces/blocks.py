@@ -1,0 +1,179 @@
+"""Building blocks: small modules that know nothing of any search space.
+
+Shape letters: B batch, C channels, H height, W width, G attention heads, D channels a head.
+Every block maps (B, c_in, H, W) to (B, c_out, ceil(H / stride), ceil(W / stride)).
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+HEAD_CHANNELS = 16
+"""Channels of one head of linear attention; block widths are multiples of it."""
+
+
+def conv_norm_act(
+    c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU.
+
+    Raises:
+        ValueError: the kernel is even (it has no centre) or the stride is not 1 or 2.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride must be 1 or 2, got {stride}")
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(c_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def conv_norm(c_in: int, c_out: int) -> nn.Sequential:
+    """A linear 1x1 convolution: no bias, batch norm, no activation."""
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+
+
+class DepthwiseSeparable(nn.Module):
+    """Filter each channel with a kxk, then mix the channels with a 1x1.
+
+    Source: Howard et al., MobileNets, arXiv:1704.04861, figure 3.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.filter = conv_norm_act(c_in, c_in, kernel_size, stride=stride, groups=c_in)
+        self.mix = conv_norm_act(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.mix(self.filter(x))
+        return y
+
+
+class InvertedResidual(nn.Module):
+    """Widen with a 1x1, filter each channel with a kxk, narrow again with a linear 1x1.
+
+    The input is added to the output when the stride is 1 and c_in equals c_out.
+
+    Source: Sandler et al., MobileNetV2, arXiv:1801.04381, table 1.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1, expand_ratio: int
+    ) -> None:
+        super().__init__()
+        hidden = c_in * expand_ratio
+        self.widen = conv_norm_act(c_in, hidden, 1)
+        self.filter = conv_norm_act(hidden, hidden, kernel_size, stride=stride, groups=hidden)
+        self.narrow = conv_norm(hidden, c_out)
+        self.is_residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.narrow(self.filter(self.widen(x)))
+        return x + y if self.is_residual else y
+
+
+class ResidualConvolution(nn.Module):
+    """A plain kxk convolution; its input is added when the stride is 1 and the widths are equal.
+
+    Source: He et al., Deep Residual Learning, arXiv:1512.03385, figure 2, with one convolution
+    instead of two, so that depth is counted in convolutions.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.filter = conv_norm_act(c_in, c_out, kernel_size, stride=stride)
+        self.is_residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.filter(x)
+        return x + y if self.is_residual else y
+
+
+class LinearAttention(nn.Module):
+    """Self-attention over all positions in time and memory linear in their number.
+
+    The softmax of ordinary attention is replaced by products of ReLU features, which can be
+    bracketed the cheap way round: (v k^T) q, divided by (sum k) q.
+
+    Source: Katharopoulos et al., arXiv:2006.16236, equation 5, with the ReLU features of
+    EfficientViT, arXiv:2205.14756, equation 2. Computed in float32, also under AMP: the sums
+    run over thousands of positions.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.project = conv_norm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            conv(x).float().unflatten(1, (-1, HEAD_CHANNELS)).flatten(3)
+            for conv in (self.query, self.key, self.value)
+        )  # (B, G, D, H * W) each
+        query, key = functional.relu(query), functional.relu(key)
+        summary = value @ key.transpose(2, 3)  # (B, G, D, D)
+        weight = key.sum(3).unsqueeze(2) @ query  # (B, G, 1, H * W)
+        mixed = (summary @ query) / (weight + 1e-4)
+        y: Tensor = self.project(mixed.flatten(1, 2).unflatten(2, x.shape[2:]).to(x.dtype))
+        return y
+
+
+class LinearAttentionBlock(nn.Module):
+    """A ViT block with linear attention: attention, then an inverted residual as its MLP.
+
+    The depthwise convolution inside the MLP tells positions apart, so no position embedding is
+    needed and any image size works. Where the stride or the width changes, a depthwise
+    separable convolution embeds the input first.
+
+    Source: EfficientViT, arXiv:2205.14756, figure 5, with one attention scale.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1, expand_ratio: int
+    ) -> None:
+        super().__init__()
+        self.embed = (
+            nn.Identity()
+            if stride == 1 and c_in == c_out
+            else DepthwiseSeparable(c_in, c_out, kernel_size=kernel_size, stride=stride)
+        )
+        self.attend = LinearAttention(c_out)
+        self.mlp = InvertedResidual(
+            c_out, c_out, kernel_size=kernel_size, expand_ratio=expand_ratio
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y: Tensor = self.mlp(x + self.attend(x))
+        return y
+
+
+def _without_expansion(
+    block: type[DepthwiseSeparable] | type[ResidualConvolution],
+) -> Callable[..., nn.Module]:
+    def build(
+        c_in: int, c_out: int, *, kernel_size: int, stride: int, expand_ratio: int
+    ) -> nn.Module:
+        if expand_ratio != 1:
+            raise ValueError(f"expand_ratio must be 1 for {block.__name__}, got {expand_ratio}")
+        return block(c_in, c_out, kernel_size=kernel_size, stride=stride)
+
+    return build
+
+
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "depthwise": _without_expansion(DepthwiseSeparable),
+    "inverted": InvertedResidual,
+    "linear_attention": LinearAttentionBlock,
+    "residual": _without_expansion(ResidualConvolution),
+}
+"""Every block by the name its gene uses: (c_in, c_out, kernel_size=, stride=, expand_ratio=)."""
+
+EXPANDING = ("inverted", "linear_attention")
+"""The blocks whose expansion is a gene; for the others expand_ratio is 1."""

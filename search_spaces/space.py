@@ -1,0 +1,188 @@
+"""The search space: genes with static ranges, and the architecture that a genotype stands for."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from search_spaces.architecture import (
+    NECKS,
+    SHARING,
+    STAGE_STRIDES,
+    Architecture,
+    Head,
+    Neck,
+    Stage,
+)
+from search_spaces.attention import ATTENTION
+from search_spaces.blocks import BLOCKS, EXPANDING
+
+Genotype = tuple[int, ...]
+"""One choice index per gene, in the order of `Space.genes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """A named choice. The same values at every point of the space, whether used or not."""
+
+    name: str
+    choices: tuple[int | str, ...]
+
+
+_STAGE_WIDTHS = {8: (16, 32, 48, 64), 16: (16, 32, 48, 64, 96), 32: (16, 32, 48, 64, 96, 128)}
+
+
+def _genes() -> tuple[Gene, ...]:
+    genes = [Gene("stem_width", (8, 12, 16, 24)), Gene("stem_depth", (1, 2))]
+    for stride in STAGE_STRIDES:
+        genes += [
+            Gene(f"stage{stride}_block", tuple(BLOCKS)),
+            Gene(f"stage{stride}_depth", (1, 2, 3, 4)),
+            Gene(f"stage{stride}_width", _STAGE_WIDTHS[stride]),
+            Gene(f"stage{stride}_kernel_size", (3, 5)),
+            Gene(f"stage{stride}_expand_ratio", (2, 3, 4)),
+            Gene(f"stage{stride}_attention", tuple(ATTENTION)),
+        ]
+    return (
+        *genes,
+        Gene("neck_kind", NECKS),
+        Gene("neck_width", (16, 24, 32, 48, 64)),
+        Gene("neck_repeats", (1, 2)),
+        Gene("head_sharing", SHARING),
+        Gene("head_depth", (0, 1, 2)),
+        Gene("head_width", (16, 32, 48, 64)),
+        Gene("head_attention", tuple(ATTENTION)),
+    )
+
+
+class Space:
+    """All architectures that the genes can spell.
+
+    A genotype has one index per gene, always the same number. A gene that its architecture does
+    not use (the expansion of a block that has none, the width of a head without layers) is
+    masked: `decode` ignores it and `encode` writes 0 there.
+    """
+
+    def __init__(self) -> None:
+        self.genes = _genes()
+        self._position = {gene.name: i for i, gene in enumerate(self.genes)}
+
+    @property
+    def size(self) -> int:
+        """Number of different architectures, masked genes counted once."""
+        count = {gene.name: len(gene.choices) for gene in self.genes}
+        masked_heads = 1 + (count["head_depth"] - 1) * count["head_width"]
+        total = math.prod(count[n] for n in count if not n.startswith("stage"))
+        total = total // (count["head_depth"] * count["head_width"]) * masked_heads
+        for stride in STAGE_STRIDES:
+            of = {n.split("_", 1)[1]: c for n, c in count.items() if n.startswith(f"stage{stride}")}
+            blocks = len(EXPANDING) * of["expand_ratio"] + of["block"] - len(EXPANDING)
+            total *= blocks * of["depth"] * of["width"] * of["kernel_size"] * of["attention"]
+        return total
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the genes: equal for equal spaces, on every machine."""
+        text = json.dumps([[gene.name, gene.choices] for gene in self.genes])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def decode(self, genotype: Genotype) -> Architecture:
+        """The architecture that a genotype stands for.
+
+        Raises:
+            ValueError: the genotype has another length or an index out of its gene's range.
+        """
+        if len(genotype) != len(self.genes):
+            raise ValueError(f"genotype must have {len(self.genes)} indices, got {len(genotype)}")
+        chosen: dict[str, int | str] = {}
+        for gene, index in zip(self.genes, genotype, strict=True):
+            if not 0 <= index < len(gene.choices):
+                raise ValueError(
+                    f"index of {gene.name} must be 0 to {len(gene.choices) - 1}, got {index}"
+                )
+            chosen[gene.name] = gene.choices[index]
+        number = {name: value for name, value in chosen.items() if isinstance(value, int)}
+        word = {name: value for name, value in chosen.items() if isinstance(value, str)}
+        stage8, stage16, stage32 = (
+            _decode_stage(f"stage{stride}", number, word) for stride in STAGE_STRIDES
+        )
+        head_depth = number["head_depth"]
+        return Architecture(
+            stem_width=number["stem_width"],
+            stem_depth=number["stem_depth"],
+            stages=(stage8, stage16, stage32),
+            neck=Neck(word["neck_kind"], number["neck_width"], number["neck_repeats"]),
+            head=Head(
+                word["head_sharing"],
+                head_depth,
+                number["head_width"] if head_depth else 0,
+                word["head_attention"],
+            ),
+        )
+
+    def encode(self, architecture: Architecture) -> Genotype:
+        """The canonical genotype: 0 at every masked gene.
+
+        Raises:
+            ValueError: a value of the architecture is not a choice of its gene.
+        """
+        chosen: dict[str, int | str] = {
+            "stem_width": architecture.stem_width,
+            "stem_depth": architecture.stem_depth,
+            "neck_kind": architecture.neck.kind,
+            "neck_width": architecture.neck.width,
+            "neck_repeats": architecture.neck.repeats,
+            "head_sharing": architecture.head.sharing,
+            "head_depth": architecture.head.depth,
+            "head_attention": architecture.head.attention,
+        }
+        if architecture.head.depth:
+            chosen["head_width"] = architecture.head.width
+        for stride, stage in zip(STAGE_STRIDES, architecture.stages, strict=True):
+            for field in ("block", "depth", "width", "kernel_size", "attention"):
+                chosen[f"stage{stride}_{field}"] = getattr(stage, field)
+            if stage.block in EXPANDING:
+                chosen[f"stage{stride}_expand_ratio"] = stage.expand_ratio
+        genotype = [0] * len(self.genes)
+        for name, value in chosen.items():
+            choices = self.genes[self._position[name]].choices
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+            genotype[self._position[name]] = choices.index(value)
+        return tuple(genotype)
+
+    def random_genotype(self, generator: np.random.Generator) -> Genotype:
+        """A genotype with every gene drawn evenly."""
+        return tuple(int(generator.integers(len(gene.choices))) for gene in self.genes)
+
+    def corner(self, *, largest: bool) -> Architecture:
+        """The architecture whose every number is its gene's largest, or smallest, choice."""
+        pick = -1 if largest else 0
+        blocks = "inverted" if largest else "depthwise"
+        chosen = []
+        for gene in self.genes:
+            if gene.name.endswith("_block"):
+                chosen.append(gene.choices.index(blocks))
+            elif isinstance(gene.choices[0], int):
+                chosen.append(pick % len(gene.choices))
+            else:
+                chosen.append(0)
+        return self.decode(self.encode(self.decode(tuple(chosen))))
+
+
+def _decode_stage(prefix: str, number: dict[str, int], word: dict[str, str]) -> Stage:
+    block = word[f"{prefix}_block"]
+    return Stage(
+        block=block,
+        depth=number[f"{prefix}_depth"],
+        width=number[f"{prefix}_width"],
+        kernel_size=number[f"{prefix}_kernel_size"],
+        expand_ratio=number[f"{prefix}_expand_ratio"] if block in EXPANDING else 1,
+        attention=word[f"{prefix}_attention"],
+    )
+
+
+SPACE = Space()
+"""The space that searches use."""
