@@ -31,14 +31,22 @@ class Stage:
 
     def __post_init__(self) -> None:
         _require(self.block in BLOCKS, f"block must be one of {sorted(BLOCKS)}", self.block)
-        _require(self.attention in ATTENTION, "attention must be known", self.attention)
+        _require(
+            self.attention in ATTENTION,
+            f"attention must be one of {sorted(ATTENTION)}",
+            self.attention,
+        )
         _require(self.depth >= 1, "depth must be at least 1", self.depth)
         _require(
             self.width > 0 and self.width % HEAD_CHANNELS == 0,
             f"width must be a positive multiple of {HEAD_CHANNELS}",
             self.width,
         )
-        _require(self.kernel_size % 2 == 1, "kernel_size must be odd", self.kernel_size)
+        _require(
+            self.kernel_size > 0 and self.kernel_size % 2 == 1,
+            "kernel_size must be positive and odd",
+            self.kernel_size,
+        )
         expands = self.block in EXPANDING
         _require(
             (self.expand_ratio > 1) if expands else (self.expand_ratio == 1),
@@ -75,7 +83,11 @@ class Head:
 
     def __post_init__(self) -> None:
         _require(self.sharing in SHARING, f"sharing must be one of {SHARING}", self.sharing)
-        _require(self.attention in ATTENTION, "attention must be known", self.attention)
+        _require(
+            self.attention in ATTENTION,
+            f"attention must be one of {sorted(ATTENTION)}",
+            self.attention,
+        )
         _require(self.depth >= 0, "depth must not be negative", self.depth)
         _require(
             (self.width > 0) == (self.depth > 0) and self.width >= 0,
@@ -141,7 +153,7 @@ class Architecture:
         """The architecture that a key names.
 
         Raises:
-            ValueError: the text is not a key.
+            ValueError: the text is not a key, or another spelling of one.
         """
         match = _KEY.fullmatch(key)
         if match is None:
@@ -161,7 +173,7 @@ class Architecture:
                     attention=stage["attention"],
                 )
             )
-        return cls(
+        architecture = cls(
             stem_width=int(match["stem_width"]),
             stem_depth=int(match["stem_depth"]),
             stages=(stages[0], stages[1], stages[2]),
@@ -173,3 +185,5 @@ class Architecture:
                 match["head_attention"],
             ),
         )
+        _require(architecture.key == key, f"key must be {architecture.key!r}", key)
+        return architecture

@@ -5,7 +5,9 @@ Every block maps (B, c_in, H, W) to (B, c_out, ceil(H / stride), ceil(W / stride
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,6 +95,13 @@ class ResidualConvolution(nn.Module):
         return x + y if self.is_residual else y
 
 
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Matrix products in the precision of their inputs; the meta device knows no other."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 class LinearAttention(nn.Module):
     """Self-attention over all positions in time and memory linear in their number.
 
@@ -102,10 +111,15 @@ class LinearAttention(nn.Module):
     Source: Katharopoulos et al., arXiv:2006.16236, equation 5, with the ReLU features of
     EfficientViT, arXiv:2205.14756, equation 2. Computed in float32, also under AMP: the sums
     run over thousands of positions.
+
+    Raises:
+        ValueError: the channels cannot be divided into heads.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        if channels % HEAD_CHANNELS:
+            raise ValueError(f"channels must be a multiple of {HEAD_CHANNELS}, got {channels}")
         self.query = nn.Conv2d(channels, channels, 1, bias=False)
         self.key = nn.Conv2d(channels, channels, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
@@ -117,9 +131,10 @@ class LinearAttention(nn.Module):
             for conv in (self.query, self.key, self.value)
         )  # (B, G, D, H * W) each
         query, key = functional.relu(query), functional.relu(key)
-        summary = value @ key.transpose(2, 3)  # (B, G, D, D)
-        weight = key.sum(3).unsqueeze(2) @ query  # (B, G, 1, H * W)
-        mixed = (summary @ query) / (weight + 1e-4)
+        with _without_autocast(x.device.type):
+            summary = value @ key.transpose(2, 3)  # (B, G, D, D)
+            weight = key.sum(3).unsqueeze(2) @ query  # (B, G, 1, H * W)
+            mixed = (summary @ query) / (weight + 1e-4)
         y: Tensor = self.project(mixed.flatten(1, 2).unflatten(2, x.shape[2:]).to(x.dtype))
         return y
 

@@ -72,14 +72,16 @@ class Space:
     @property
     def size(self) -> int:
         """Number of different architectures, masked genes counted once."""
-        count = {gene.name: len(gene.choices) for gene in self.genes}
-        masked_heads = 1 + (count["head_depth"] - 1) * count["head_width"]
-        total = math.prod(count[n] for n in count if not n.startswith("stage"))
-        total = total // (count["head_depth"] * count["head_width"]) * masked_heads
+        of = {gene.name: gene.choices for gene in self.genes}
+        free = [name for name in of if not name.endswith(("_block", "expand_ratio"))]
+        free = [name for name in free if name not in ("head_depth", "head_width")]
+        total = math.prod(len(of[name]) for name in free)
+        total *= sum(len(of["head_width"]) if depth else 1 for depth in of["head_depth"])
         for stride in STAGE_STRIDES:
-            of = {n.split("_", 1)[1]: c for n, c in count.items() if n.startswith(f"stage{stride}")}
-            blocks = len(EXPANDING) * of["expand_ratio"] + of["block"] - len(EXPANDING)
-            total *= blocks * of["depth"] * of["width"] * of["kernel_size"] * of["attention"]
+            ratios = len(of[f"stage{stride}_expand_ratio"])
+            total *= sum(
+                ratios if block in EXPANDING else 1 for block in of[f"stage{stride}_block"]
+            )
         return total
 
     @property

@@ -1,0 +1,26 @@
+"""Where networks are trained."""
+
+import torch
+
+from data.errors import UserError, unknown_name
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device and, for people, why it is this one.
+
+    Raises:
+        UserError: the name is unknown, or CUDA is asked for and not there.
+    """
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UserError("no CUDA device was found; use --device cpu, or --device auto")
+    if name == "cpu":
+        return torch.device("cpu"), "device cpu: asked for"
+    if has_cuda:
+        why = "asked for" if name == "cuda" else "CUDA found"
+        return torch.device("cuda"), f"device cuda ({torch.cuda.get_device_name()}): {why}"
+    return torch.device("cpu"), "device cpu: no CUDA device found"

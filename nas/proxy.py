@@ -1,0 +1,137 @@
+"""What one candidate is worth, in seconds: a short fit from the supernet's weights."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.loader import AugmentSettings, ShardLoader
+from data.shards import ShardSet, open_shards
+from nas.export import export_onnx
+from nas.fitting import FitSettings, fit, seeded
+from nas.inference import detect_images, recalibrate
+from nas.supernet_training import load_supernet
+from objectives.average_precision import PrecisionReport, evaluate_detections
+from objectives.latency import measure_latency
+from search_spaces.architecture import Architecture
+from search_spaces.network import Detector, build
+from search_spaces.space import SPACE
+from search_spaces.supernet import Supernet
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """How a candidate is judged.
+
+    fit: the short fit. recalibration_images: for the batch-norm statistics after it.
+    held_out_share: of the shards' source images, kept for the judgement.
+    held_out_images: most crops used for it.
+    """
+
+    fit: FitSettings
+    recalibration_images: int = 128
+    held_out_share: float = 0.2
+    held_out_images: int = 256
+
+
+class CandidateFitter:
+    """Fits candidates on one split of the shards and judges them on the other.
+
+    seed: of the split, of the order of images and of initial weights.
+    """
+
+    def __init__(
+        self, shards: ShardSet, settings: ProxySettings, *, seed: int, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self._seed = seed
+        self.train, held_out = shards.split(settings.held_out_share, seed=seed)
+        self.held_out = held_out.take(min(len(held_out), settings.held_out_images), seed=seed)
+        self._recalibration = self.train.take(
+            min(len(self.train), settings.recalibration_images), seed=seed
+        ).images
+
+    def judge(self, network: Detector) -> PrecisionReport:
+        """Average precision on the held-out crops, with statistics of the network's own."""
+        recalibrate(network, self._recalibration, device=self.device)
+        found = detect_images(network, self.held_out.images, device=self.device)
+        faces = [self.held_out.faces(i) for i in range(len(self.held_out))]
+        return evaluate_detections(found, faces, seed=self._seed)
+
+    def fit(self, network: Detector, settings: FitSettings) -> Detector:
+        """Fit a network on the training crops."""
+        batches = ShardLoader(
+            self.train,
+            batch_size=settings.batch_size,
+            image_size=settings.image_size,
+            seed=self._seed,
+            augment=AugmentSettings(),
+        )
+        fit(network, batches, settings, device=self.device)
+        return network
+
+    def inherit(self, supernet: Supernet, architecture: Architecture) -> Detector:
+        """A candidate with the supernet's weights."""
+        return supernet.extract(architecture).to(self.device, memory_format=torch.channels_last)
+
+    def start(self, architecture: Architecture) -> Detector:
+        """A candidate with weights of its own, drawn from the seed."""
+        with seeded(self._seed):
+            return build(architecture).to(self.device, memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyJob:
+    """Where a worker process finds what it needs to judge candidates.
+
+    latency_image_size: pixels; with it candidates are also exported and timed. None: not timed.
+    """
+
+    shards: Path
+    supernet: Path
+    settings: ProxySettings
+    seed: int
+    device: str
+    latency_image_size: int | None = None
+
+
+class ProxyEvaluator:
+    """Scores of a candidate by its architecture: inherit, fit, recalibrate, judge."""
+
+    def __init__(self, job: ProxyJob) -> None:
+        device = torch.device(job.device)
+        self._fitter = CandidateFitter(
+            open_shards(job.shards), job.settings, seed=job.seed, device=device
+        )
+        self._supernet = load_supernet(job.supernet, SPACE).to(device)
+        self._latency_image_size = job.latency_image_size
+
+    def __call__(self, architecture: Architecture, trial: int) -> dict[str, Any]:  # noqa: ARG002
+        network = self._fitter.inherit(self._supernet, architecture)
+        report = self._fitter.judge(self._fitter.fit(network, self._fitter.settings.fit))
+        scores = report_scores(report)
+        if self._latency_image_size is not None:
+            scores["latency_ms"] = exported_latency(network, image_size=self._latency_image_size)
+        return scores
+
+
+def exported_latency(network: Detector, *, image_size: int) -> float:
+    """Median milliseconds of the exported network by ONNX Runtime on one CPU thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        export_onnx(network.cpu(), onnx, metadata={})
+        return measure_latency(onnx, image_size=image_size, threads=1, runs=20).p50_ms
+
+
+def report_scores(report: PrecisionReport) -> dict[str, Any]:
+    """The scores that a trial keeps."""
+    return {
+        "ap": report.ap,
+        "ap_interval": list(report.interval),
+        "smooth_ap": report.smooth_ap,
+        "recall": report.recall,
+        **{f"ap_{name}": stratum.ap for name, stratum in report.strata.items()},
+    }

@@ -1,0 +1,208 @@
+"""Training one set of weights for all feasible architectures: the sandwich rule.
+
+Each step trains, on one batch, an architecture from the heaviest feasible ones, the smallest of
+the space, and one drawn from all feasible ones; the last two also learn from the first one's
+predictions (in-place distillation).
+
+Source: Yu et al., BigNAS, arXiv:2003.11142, sections 3.1 and 3.2, with one difference: the
+largest architecture breaks every limit of a tiny detector, so a heavy feasible one stands in
+for it, another one at each step.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.files import whole_file
+from data.loader import BatchSource
+from data.progress import Progress, silent
+from nas.distillation import dense_distillation_loss
+from nas.fitting import (
+    FitSettings,
+    NotFinite,
+    images_to_tensor,
+    learning_rate_at,
+    make_optimizer,
+    targets_to_tensors,
+)
+from nas.weights import load_weights, save_weights
+from objectives.cost import architecture_cost
+from objectives.limits import Limits
+from objectives.loss import detection_loss
+from search_spaces.architecture import Architecture
+from search_spaces.space import Space
+from search_spaces.supernet import Supernet
+
+POOL_SIZE = 1024
+HEAVY_SHARE = 0.05
+CHECKPOINT_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetSettings:
+    """How a supernet is trained.
+
+    fit: steps, batch, image size and rate. random_architectures: drawn each step beside the
+    heavy and the smallest one. distillation_weight: of the distillation beside the detection
+    loss.
+    """
+
+    fit: FitSettings
+    random_architectures: int = 1
+    distillation_weight: float = 1.0
+
+
+def feasible_pool(space: Space, limits: Limits, *, size: int, seed: int) -> list[Architecture]:
+    """Random architectures that meet the limits, all different, lightest first (by MACs).
+
+    Raises:
+        UserError: too few of 1,000 times as many random genotypes meet the limits.
+    """
+    generator = np.random.default_rng(seed)
+    found: dict[Architecture, int] = {}
+    for _ in range(1000 * size):
+        architecture = space.decode(space.random_genotype(generator))
+        cost = architecture_cost(architecture, image_size=limits.image_size)
+        if limits.allow(cost):
+            found[architecture] = cost.macs
+        if len(found) == size:
+            return sorted(found, key=found.__getitem__)
+    raise UserError(
+        f"only {len(found)} of {1000 * size} random architectures meet the limits; loosen them"
+    )
+
+
+def supernet_hash(
+    space: Space, limits: Limits, settings: SupernetSettings, *, data_hash: str, seed: int
+) -> str:
+    """Names the supernet that training with these would give."""
+    facts = [space.fingerprint, asdict(limits), asdict(settings), data_hash, seed]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def load_supernet(path: Path, space: Space) -> Supernet:
+    """The trained supernet of a file, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another space.
+    """
+    weights, facts = load_weights(path)
+    if facts.get("space") != space.fingerprint:
+        raise UserError(
+            f"{path} is a supernet of the space {facts.get('space')}, not {space.fingerprint}; "
+            "train one for this space by running the search again"
+        )
+    supernet = Supernet(space)
+    supernet.load_state_dict(weights)
+    return supernet
+
+
+class SupernetTrainer:
+    """A supernet in training; the same seed and batches give the same weights."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        pool: Sequence[Architecture],
+        smallest: Architecture,
+        settings: SupernetSettings,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.supernet = supernet.to(device)
+        self.settings = settings
+        self.device = device
+        self.step_count = 0
+        self._pool = pool
+        self._heavy = pool[-max(1, round(HEAVY_SHARE * len(pool))) :]
+        self._smallest = smallest
+        self._seed = seed
+        self._optimizer = make_optimizer(supernet.parameters(), settings.fit)
+
+    def sandwich(self, step: int) -> list[Architecture]:
+        """The architectures of a step: a heavy one, the smallest, then random ones."""
+        generator = np.random.default_rng((self._seed, step))
+        heavy = self._heavy[generator.integers(len(self._heavy))]
+        drawn = generator.choice(len(self._pool), self.settings.random_architectures)
+        return [heavy, self._smallest, *(self._pool[i] for i in drawn)]
+
+    def step(self, images: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> float:
+        """Train this step's architectures on one batch; the heavy one's loss.
+
+        Raises:
+            NotFinite: a loss became NaN or infinite; the weights are those before the step.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step_count, self.settings.fit)
+        self._optimizer.zero_grad(set_to_none=True)
+        teacher: tuple[Tensor, ...] | None = None
+        teacher_loss = 0.0
+        for architecture in self.sandwich(self.step_count):
+            levels = self.supernet(images, architecture)
+            loss = detection_loss(levels, *targets).total
+            if teacher is None:
+                teacher, teacher_loss = levels, float(loss.detach())
+            else:
+                loss = loss + self.settings.distillation_weight * dense_distillation_loss(
+                    levels, teacher
+                )
+            if not torch.isfinite(loss):
+                raise NotFinite(f"loss is {loss.item()} at supernet step {self.step_count}")
+            loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
+        self._optimizer.step()
+        self.step_count += 1
+        return teacher_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        return {
+            "step_count": self.step_count,
+            "supernet": self.supernet.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where another trainer with the same settings was."""
+        self.step_count = state["step_count"]
+        self.supernet.load_state_dict(state["supernet"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def train_supernet(
+    trainer: SupernetTrainer,
+    batches: BatchSource,
+    path: Path,
+    *,
+    facts: dict[str, Any],
+    progress: Progress = silent,
+) -> None:
+    """Train to the last step and write the weights to `path`; go on from a checkpoint beside it.
+
+    facts: JSON values stored in the file; `load_supernet` wants "space" among them.
+    """
+    checkpoint = path.with_suffix(".checkpoint")
+    if checkpoint.is_file():
+        trainer.load_state_dict(torch.load(checkpoint, weights_only=True))
+    steps = trainer.settings.fit.steps
+    while trainer.step_count < steps:
+        batch = batches.batch(trainer.step_count)
+        trainer.step(
+            images_to_tensor(batch.images, trainer.device),
+            targets_to_tensors(batch, trainer.device),
+        )
+        progress("supernet", trainer.step_count, steps)
+        if trainer.step_count % CHECKPOINT_STEPS == 0:
+            with whole_file(checkpoint) as temporary:
+                torch.save(trainer.state_dict(), temporary)
+    save_weights(path, trainer.supernet.state_dict(), facts)
+    checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,292 @@
+"""How many faces are found, and how surely: average precision with its noise interval.
+
+Shape letters: D detections of all images, P overlapping pairs, I images, F wanted faces of all
+images, S steps of a precision-recall curve, R weightings of the images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+
+from data.boxes import box_heights, pairwise_coverage, pairwise_iou
+from data.sample import Faces
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+STRATA = {"tiny": (0, 12), "small": (12, 32), "medium": (32, 96), "large": (96, np.inf)}
+"""Bands of face height in pixels of the evaluated image, lower end in, upper end out."""
+
+SMOOTH_IOU_THRESHOLDS = (0.3, 0.4, 0.5)
+"""The thresholds `PrecisionReport.smooth_ap` is the mean over."""
+
+IGNORED_COVERAGE = 0.5
+"""A detection of which an ignored region covers this share counts neither way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector says of one image.
+
+    boxes_xyxy: (N, 4) float32, pixels. scores: (N,) float32, higher is surer, any order.
+
+    Raises:
+        ValueError: shapes or types differ from these, or a number is not finite.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes_xyxy)
+        expected = (
+            ("boxes_xyxy", self.boxes_xyxy, (count, 4)),
+            ("scores", self.scores, (count,)),
+        )
+        for name, array, shape in expected:
+            if array.shape != shape or array.dtype != np.float32:
+                raise ValueError(f"{name} must be {shape} float32, got {array.shape} {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+@dataclass(frozen=True, slots=True)
+class StratumPrecision:
+    """Average precision (0 to 1) of one band of face heights, and how many faces it holds."""
+
+    ap: float
+    faces: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionReport:
+    """How well faces are found. All shares are 0 to 1.
+
+    ap: average precision at `iou_threshold`. interval: 5th and 95th percentile of `ap` when
+    the images are drawn again with replacement. smooth_ap: mean AP over IoU 0.3, 0.4 and 0.5;
+    it already tells networks apart after fits too short for boxes to fit tightly.
+    strata: AP by face height, keys of STRATA; bands without faces are left out.
+    recall: share of faces found by any detection, whatever its score.
+    """
+
+    ap: float
+    interval: tuple[float, float]
+    smooth_ap: float
+    strata: dict[str, StratumPrecision]
+    recall: float
+    images: int
+    faces: int
+    iou_threshold: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain lists, dicts and numbers."""
+        return asdict(self) | {"interval": list(self.interval)}
+
+
+def evaluate_detections(
+    detections: Sequence[Detections],
+    faces: Sequence[Faces],
+    *,
+    iou_threshold: float = 0.5,
+    seed: int = 0,
+    resamples: int = 200,
+) -> PrecisionReport:
+    """Average precision of detections against faces, one entry of each per image.
+
+    Detections are matched in order of falling score, each to the face of highest IoU not yet
+    taken; among equal scores the pair of higher IoU goes first. One left unmatched is a mistake,
+    unless it overlaps an ignored region by the IoU threshold or is half covered by one. Equal
+    scores make one step of the curve, so neither the order of images nor of equal scores matters.
+    AP is the whole area under the precision envelope (Everingham et al., The PASCAL VOC Challenge:
+    A Retrospective, IJCV 2015), not the mean at 11 recalls. In a stratum, faces of other bands
+    and their detections count neither way, nor do mistakes whose own height is in another band;
+    unlike in COCO the matching is done once for all bands.
+
+    Raises:
+        ValueError: the two lengths differ, no face is wanted, the threshold is not over 0 and at
+            most 1, or resamples is not positive.
+    """
+    if len(detections) != len(faces):
+        raise ValueError(
+            f"detections must be one entry per image, got {len(detections)} for {len(faces)} images"
+        )
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must be over 0 and at most 1, got {iou_threshold}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be positive, got {resamples}")
+    pool = _pool(detections, faces, lowest_iou=min(iou_threshold, *SMOOTH_IOU_THRESHOLDS))
+    if not len(pool.face_image):
+        raise ValueError(f"faces must hold a face to be found, got none in {len(faces)} images")
+
+    verdict = _judge(pool, iou_threshold)
+    images = len(faces)
+    drawn = np.random.default_rng(seed).multinomial(
+        images, np.full(images, 1 / images), size=resamples
+    )
+    low, high = np.nanpercentile(_ap(pool, verdict, drawn.T.astype(float)), [5, 95])
+    smooth = [_plain_ap(pool, _judge(pool, threshold)) for threshold in SMOOTH_IOU_THRESHOLDS]
+    return PrecisionReport(
+        ap=_plain_ap(pool, verdict),
+        interval=(float(low), float(high)),
+        smooth_ap=float(np.mean(smooth)),
+        strata=_strata(pool, verdict),
+        recall=int((verdict.face >= 0).sum()) / len(pool.face_image),
+        images=images,
+        faces=len(pool.face_image),
+        iou_threshold=iou_threshold,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Detections and wanted faces of all images in one row each, with their overlaps.
+
+    rank: (D,) 0 for the highest score, equal for equal scores. ignored_iou: (D,) highest IoU
+    with an ignored region, 1 where one covers enough. pairs: (P, 2) detection and face in the
+    order of matching. pair_iou: (P,).
+    """
+
+    rank: Ints
+    image: Ints
+    height: Floats
+    ignored_iou: Floats
+    face_image: Ints
+    face_height: Floats
+    images: int
+    pairs: Ints
+    pair_iou: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What detections came to. face: (D,) the face found, or -1. mistake: (D,). wanted: (F,)."""
+
+    face: Ints
+    mistake: Mask
+    wanted: Mask
+
+    @property
+    def right(self) -> Mask:
+        """Detections that found a wanted face."""
+        return (self.face >= 0) & self.wanted[self.face]
+
+
+def _pool(detections: Sequence[Detections], faces: Sequence[Faces], *, lowest_iou: float) -> _Pool:
+    """Put all images together; pairs under the lowest IoU of interest are left out."""
+    wanted = [one.boxes_xyxy[~one.ignore] for one in faces]
+    found = [one.boxes_xyxy for one in detections]
+    scores = np.concatenate([np.empty(0, np.float32), *(one.scores for one in detections)])
+    rank = np.unique(-scores, return_inverse=True)[1]
+    pairs, pair_iou = _pairs(found, wanted, rank, lowest_iou=lowest_iou)
+    return _Pool(
+        rank=rank,
+        image=np.repeat(np.arange(len(found)), [len(boxes) for boxes in found]),
+        height=_joined([box_heights(boxes) for boxes in found]),
+        ignored_iou=_joined(
+            [
+                _ignored_iou(boxes, one.boxes_xyxy[one.ignore])
+                for boxes, one in zip(found, faces, strict=True)
+            ]
+        ),
+        face_image=np.repeat(np.arange(len(wanted)), [len(boxes) for boxes in wanted]),
+        face_height=_joined([box_heights(boxes) for boxes in wanted]),
+        images=len(faces),
+        pairs=pairs,
+        pair_iou=pair_iou,
+    )
+
+
+def _joined(parts: Sequence[NDArray[np.floating]]) -> Floats:
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _ignored_iou(boxes_xyxy: NDArray[np.float32], ignored: NDArray[np.float32]) -> Floats:
+    """Highest IoU of each box with an ignored region; 1 where a region covers enough of it."""
+    if not len(ignored):
+        return np.zeros(len(boxes_xyxy))
+    covered = (pairwise_coverage(boxes_xyxy, ignored) >= IGNORED_COVERAGE).any(1)
+    return np.where(covered, 1.0, pairwise_iou(boxes_xyxy, ignored).max(1))
+
+
+def _pairs(
+    found: Sequence[NDArray[np.float32]],
+    wanted: Sequence[NDArray[np.float32]],
+    rank: Ints,
+    *,
+    lowest_iou: float,
+) -> tuple[Ints, Floats]:
+    """Overlapping (detection, face) pairs by falling score, then by falling IoU."""
+    rows: list[Ints] = [np.empty((0, 2), np.int64)]
+    ious: list[NDArray[np.floating]] = []
+    first = np.zeros(2, np.int64)
+    for boxes, targets in zip(found, wanted, strict=True):
+        iou = pairwise_iou(boxes, targets)
+        near = np.argwhere(iou >= lowest_iou)
+        rows.append(near + first)
+        ious.append(iou[near[:, 0], near[:, 1]])
+        first += (len(boxes), len(targets))
+    pairs, pair_iou = np.concatenate(rows), _joined(ious)
+    order = np.lexsort((-pair_iou, rank[pairs[:, 0]]))
+    return pairs[order], pair_iou[order]
+
+
+def _judge(pool: _Pool, iou_threshold: float) -> _Verdict:
+    """Match greedily at one threshold; what is left over and not in an ignored region is wrong."""
+    face = np.full(len(pool.rank), -1)
+    taken: set[int] = set()
+    matched: dict[int, int] = {}
+    columns = pool.pairs[pool.pair_iou >= iou_threshold].T
+    for detection, target in zip(*(column.tolist() for column in columns), strict=True):
+        if target not in taken and detection not in matched:
+            taken.add(target)
+            matched[detection] = target
+    face[list(matched)] = list(matched.values())
+    mistake = (face < 0) & (pool.ignored_iou < iou_threshold)
+    return _Verdict(face, mistake, np.ones(len(pool.face_image), bool))
+
+
+def _strata(pool: _Pool, verdict: _Verdict) -> dict[str, StratumPrecision]:
+    """AP of each band that holds faces."""
+    result = {}
+    for name, (low, high) in STRATA.items():
+        wanted = (pool.face_height >= low) & (pool.face_height < high)
+        mistake = verdict.mistake & (pool.height >= low) & (pool.height < high)
+        if wanted.any():
+            ap = _plain_ap(pool, _Verdict(verdict.face, mistake, wanted))
+            result[name] = StratumPrecision(ap, int(wanted.sum()))
+    return result
+
+
+def _plain_ap(pool: _Pool, verdict: _Verdict) -> float:
+    return float(_ap(pool, verdict, np.ones((pool.images, 1)))[0])
+
+
+def _ap(pool: _Pool, verdict: _Verdict, weights: Floats) -> Floats:
+    """AP when images count as often as `weights` says. (I, R) -> (R,); NaN without faces.
+
+    The envelope can only change where a face is found, so mistakes are added to the next step
+    at which one is, and a curve has at most as many steps as there are faces.
+    """
+    right, wrong = verdict.right, verdict.mistake
+    steps = np.unique(pool.rank[right])
+    step = np.searchsorted(steps, pool.rank)
+    wrong = wrong & (step < len(steps))  # mistakes under the last face found change nothing
+
+    def running_count(which: Mask) -> Floats:
+        counts = coo_array(
+            (np.ones(int(which.sum())), (step[which], pool.image[which])),
+            shape=(len(steps), pool.images),
+        )
+        return np.cumsum(np.asarray(counts.tocsr() @ weights), axis=0)
+
+    found, mistakes = running_count(right), running_count(wrong)
+    faces = np.bincount(pool.face_image[verdict.wanted], minlength=pool.images) @ weights
+    precision = found / np.maximum(found + mistakes, 1)
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    area: Floats = (np.diff(found, axis=0, prepend=0) * envelope).sum(axis=0)
+    return area / np.where(faces > 0, faces, np.nan)

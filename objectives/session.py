@@ -1,0 +1,60 @@
+"""Opening exported networks: what their input and outputs are called and how they are loaded.
+
+An exported network takes "images", float32 (B, 3, H, W), BGR in 0..255, H and W multiples of 32,
+and gives "boxes" (B, N, 4), corners in pixels, and "scores" (B, N) in 0..1.
+"""
+
+from pathlib import Path
+
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+)
+
+from data.errors import UserError
+
+INPUT_NAME = "images"
+OUTPUT_NAMES = ("boxes", "scores")
+SIZE_MULTIPLE = 32
+"""Image sides must be multiples of the network's coarsest stride."""
+
+ONNX_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf)
+
+
+def open_session(onnx: Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU, with `threads` threads in an operator, 0 for all cores.
+
+    Operators run one after another.
+
+    Raises:
+        ValueError: threads is negative.
+        UserError: the file is missing, is not ONNX, or is not a network exported by this project.
+    """
+    if threads < 0:
+        raise ValueError(f"threads must be 0 or more, got {threads}")
+    if not onnx.is_file():
+        raise UserError(f"there is no file {onnx}; give the path of an exported model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: they are raised, warnings are for the exporter
+    try:
+        session = onnxruntime.InferenceSession(
+            str(onnx), options, providers=["CPUExecutionProvider"]
+        )
+    except ONNX_ERRORS as error:
+        raise UserError(
+            f"{onnx} is not a readable ONNX file; export the network again with `export`"
+        ) from error
+    inputs = [node.name for node in session.get_inputs()]
+    outputs = [node.name for node in session.get_outputs()]
+    if inputs != [INPUT_NAME] or outputs != list(OUTPUT_NAMES):
+        raise UserError(
+            f"{onnx} is not a face detector exported by this project: expected input "
+            f"{INPUT_NAME} and outputs {', '.join(OUTPUT_NAMES)}, found input "
+            f"{', '.join(inputs)} and outputs {', '.join(outputs)}; use `export` to make one"
+        )
+    return session

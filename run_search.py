@@ -1,0 +1,346 @@
+"""The command line of FeatherNAS; `python run_search.py --budget 200` is the search."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import UserError
+from data.quantities import parse_image_size, parse_long_side, parse_quantity, show_quantity
+from studies.console import show_benchmark, show_evaluation, show_front, shown_progress
+
+RUNS = Path("runs")
+
+app = typer.Typer(
+    help="Find tiny face detectors by neural architecture search. Without a verb: search.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="WIDER FACE folder; without it faces are drawn."),
+]
+StudyOption = Annotated[str, typer.Option("--study", help="Name of the study and its folder.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all studies.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", help="Optuna storage URL; without it SQLite in the study's folder."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where networks are trained: auto, cpu or cuda.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; without it one for each core.")
+]
+TrialOption = Annotated[int, typer.Option("--trial", min=0, help="Number of the trial.")]
+SyntheticOption = Annotated[
+    int, typer.Option("--synthetic-images", min=5, help="Images to draw when there is no --data.")
+]
+
+
+SplitOption = Annotated[str, typer.Option("--split", help="Which images: train or val.")]
+ModelArgument = Annotated[Path, typer.Argument(help="Exported network, a .onnx file.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+@app.command()
+def search(
+    budget: Annotated[int, typer.Option(help="Trials in all; a study may grow.")] = 200,
+    data: DataOption = None,
+    study: StudyOption = "synthetic",
+    objective: Annotated[str, typer.Option(help="Cost to lower: macs or latency.")] = "macs",
+    sampler: Annotated[str, typer.Option(help="Who proposes: tpe, nsga2 or random.")] = "tpe",
+    max_params: Annotated[str, typer.Option(help="Trainable weights, strictly fewer.")] = "285K",
+    max_macs: Annotated[
+        str, typer.Option(help="Multiply-accumulates at --image-size; many call 1G 1 GFLOPs.")
+    ] = "1G",
+    max_memory: Annotated[str, typer.Option(help="Peak fp32 activations, bytes.")] = "16MB",
+    image_size: Annotated[
+        int, typer.Option(help="Side of the deployed image, pixels, a multiple of 32.")
+    ] = 640,
+    retrain: Annotated[
+        str,
+        typer.Option(
+            help="Networks to retrain: auto, all, none or a number. "
+            "auto: knee and extremes on CUDA, the knee on a CPU."
+        ),
+    ] = "auto",
+    proxy_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a trial's fit; unset: by the budget.")
+    ] = None,
+    supernet_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the supernet; unset: by the budget.")
+    ] = None,
+    retrain_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a retraining; unset: by the budget.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    storage: StorageOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Search, retrain, export and benchmark; the same command goes on where it was stopped."""
+    from objectives.limits import Limits
+    from studies.main_job import JobRequest, run_job
+    from studies.workspace import Workspace
+
+    request = JobRequest(
+        workspace=Workspace(runs, study),
+        budget=budget,
+        data=data,
+        limits=Limits(
+            max_params=parse_quantity(max_params),
+            max_macs=parse_quantity(max_macs),
+            max_memory_bytes=parse_quantity(max_memory),
+            image_size=parse_image_size(image_size),
+        ),
+        objective=objective,
+        sampler=sampler,
+        seed=seed,
+        device=device,
+        workers=workers,
+        storage_url=storage,
+        retrain=retrain,
+        supernet_steps=supernet_steps,
+        proxy_steps=proxy_steps,
+        retrain_steps=retrain_steps,
+    )
+    with shown_progress() as progress:
+        run_job(request, say=_say, progress=progress)
+
+
+@app.command()
+def prepare(
+    data: DataOption = None,
+    split: SplitOption = "train",
+    synthetic_images: SyntheticOption = 1000,
+    image_size: Annotated[int, typer.Option(help="Side of a crop, pixels.")] = 256,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Cut images into .npz shards of square crops; a search does this by itself."""
+    from data.sources import open_source
+    from studies.preparation import prepare_source
+    from studies.workspace import Workspace
+
+    source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
+    with shown_progress() as progress:
+        prepare_source(
+            source,
+            Workspace(runs, "prepare").shards,
+            image_size=parse_image_size(image_size),
+            seed=seed,
+            workers=workers,
+            say=_say,
+            progress=progress,
+        )
+
+
+@app.command()
+def front(
+    study: StudyOption = "synthetic",
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    storage: StorageOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show the Pareto front of a study, cheapest network first; also while it is searching."""
+    from studies.front import read_front
+    from studies.workspace import Workspace
+
+    rows = read_front(Workspace(runs, study), storage)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        show_front(rows)
+
+
+@app.command()
+def retrain(
+    study: StudyOption,
+    trial: TrialOption,
+    data: DataOption = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; unset: long on CUDA, short else.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option(help="First weights: supernet or scratch.")
+    ] = "supernet",
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of a training crop, pixels; unset: 640 on CUDA.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
+    synthetic_images: SyntheticOption = 1000,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    storage: StorageOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Train the network of a trial at full size; the same command goes on where it was stopped."""
+    from data.sources import open_source
+    from nas.device import choose_device
+    from studies.chosen import RetrainOptions, plan_retrain, retrain_trial
+    from studies.workspace import Workspace
+
+    workspace = Workspace(runs, study)
+    chosen_device, reason = choose_device(device)
+    _say(reason)
+    options = RetrainOptions(
+        steps=steps,
+        start=start,
+        image_size=image_size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    request = plan_retrain(
+        workspace, storage, trial, options, seed=seed, cuda=chosen_device.type == "cuda"
+    )
+    source = open_source(data, "train", synthetic_images=synthetic_images, seed=seed)
+    _say(f"train images: {source.description}")
+    _say(
+        f"{request.settings.steps} steps of {request.settings.batch_size} crops of "
+        f"{request.settings.image_size} px, starting from {start}"
+    )
+    with shown_progress() as progress:
+        report = retrain_trial(
+            workspace, request, source, device=chosen_device, progress=progress
+        )
+    _say(f"loss {report['last_loss']:.3f}, {report['images_per_second']:.0f} images a second")
+    _say(f"weights: {workspace.trial(trial) / 'weights.safetensors'}")
+    _say(f"next: python run_search.py export --study {study} --trial {trial}")
+
+
+@app.command()
+def export(study: StudyOption, trial: TrialOption, runs: RunsOption = RUNS) -> None:
+    """Write a retrained network to model.onnx, checked against torch."""
+    from studies.chosen import export_trial
+    from studies.workspace import Workspace
+
+    workspace = Workspace(runs, study)
+    report = export_trial(workspace, trial)
+    onnx = workspace.trial(trial) / "model.onnx"
+    _say(f"{onnx}: {show_quantity(report['bytes'])}B")
+    _say(f"largest difference to torch: {report['max_difference']:.1e}")
+    _say(f"next: python run_search.py benchmark {onnx}")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: DataOption = None,
+    split: SplitOption = "val",
+    image_size: Annotated[
+        str, typer.Option(help="Longer side the images are scaled to, pixels; or original.")
+    ] = "640",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    synthetic_images: SyntheticOption = 1000,
+    seed: SeedOption = 0,
+) -> None:
+    """Average precision of an exported network at IoU 0.5, in all and by face height."""
+    from data.files import write_json
+    from data.sources import open_source
+    from nas.evaluate import evaluate_model
+    from nas.records import record_header
+
+    source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
+    with shown_progress() as progress:
+        result = evaluate_model(
+            model, source, long_side=parse_long_side(image_size), seed=seed, progress=progress
+        )
+    show_evaluation(result)
+    if output is not None:
+        record = record_header(seed=seed, data_hash=source.fingerprint())
+        write_json(output, {**record, "model": str(model), **result})
+        _say(f"result: {output}")
+
+
+@app.command()
+def benchmark(
+    model: ModelArgument,
+    image_size: Annotated[
+        list[int] | None, typer.Option(help="Side of the image, pixels; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="CPU threads; may be repeated.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured passes.")] = 50,
+) -> None:
+    """Time an exported network with ONNX Runtime; writes benchmark.json beside it."""
+    from nas.benchmark import benchmark as run_benchmark
+
+    with shown_progress() as progress:
+        report = run_benchmark(
+            model,
+            image_sizes=[parse_image_size(size) for size in image_size or (256, 640)],
+            threads=threads or (1, 2),
+            runs=repeats,
+            progress=progress,
+        )
+    target = model.parent / "benchmark.json"
+    report.write(target)
+    show_benchmark(report)
+    _say(f"result: {target}")
+
+
+@app.command()
+def detect(
+    model: ModelArgument,
+    image: Annotated[Path, typer.Argument(help="Picture to look at.")],
+    output: Annotated[Path | None, typer.Option(help="Picture with the boxes drawn.")] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a box.")] = 0.5,
+    image_size: Annotated[
+        str, typer.Option(help="Longer side the picture is scaled to, pixels; or original.")
+    ] = "original",
+) -> None:
+    """Find the faces of a picture; prints one line x1 y1 x2 y2 score, in pixels, for each."""
+    from nas.detector import FaceDetector
+    from nas.drawing import detect_file
+
+    detector = FaceDetector(model, score_threshold=score, long_side=parse_long_side(image_size))
+    boxes, scores = detect_file(detector, image, output)
+    for box, value in zip(boxes, scores, strict=True):
+        _say(" ".join(f"{side:.1f}" for side in box) + f" {value:.3f}")
+    _say(f"{len(boxes)} faces" + (f" drawn in {output}" if output else ""))
+
+
+@app.command()
+def report(
+    study: StudyOption = "synthetic", storage: StorageOption = None, runs: RunsOption = RUNS
+) -> None:
+    """Write report.html of a study: front, history, tables; opens without a network."""
+    from studies.study_report import write_study_report
+    from studies.workspace import Workspace
+
+    workspace = Workspace(runs, study)
+    _say(f"report: {write_study_report(workspace, storage or workspace.storage_url)}")
+
+
+def main() -> None:
+    """Run the command line: without a verb, the search."""
+    arguments = sys.argv[1:]
+    asks_for_help = arguments[:1] in (["--help"], ["--install-completion"], ["--show-completion"])
+    if not asks_for_help and (not arguments or arguments[0].startswith("-")):
+        arguments = ["search", *arguments]
+    try:
+        app(arguments)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

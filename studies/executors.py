@@ -1,0 +1,216 @@
+"""Where architectures are evaluated: in this process, or in processes of their own.
+
+Anything with the interface of `concurrent.futures.Executor`, such as a cluster's, fits too: give
+`Workers` a function that opens one.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from search_spaces.architecture import Architecture
+from studies.storage import Score
+
+Evaluate = Callable[[Architecture, int], Mapping[str, Score]]
+"""(architecture, trial number) -> scores by name, `ap` among them."""
+
+MakeEvaluate = Callable[[], Evaluate]
+"""Prepares an evaluation, loading what it needs. For processes it must be picklable."""
+
+T = TypeVar("T")
+
+
+class WorkerDied(Exception):  # noqa: N818 - an event, not a fault of this program
+    """A worker process ended in the middle of an evaluation, twice."""
+
+
+@dataclass(slots=True)
+class _Job:
+    architecture: Architecture
+    future: Future[Mapping[str, Score]] | None = None
+    """None when the executor broke before it took the job."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a dead worker took this job with it."""
+        if self.future is None:
+            return True
+        return self.future.done() and isinstance(self.future.exception(), BrokenExecutor)
+
+
+class Workers:
+    """Evaluates architectures in an executor, and opens a new one when a worker dies.
+
+    Use it as a context manager. When the block ends by an error or by Ctrl-C, running evaluations
+    are dropped at once.
+    """
+
+    def __init__(self, open_executor: Callable[[], Executor], evaluate: Evaluate) -> None:
+        self._open_executor = open_executor
+        self._evaluate = evaluate
+        self._executor = open_executor()
+        self._jobs: dict[int, _Job] = {}
+
+    def submit(self, architecture: Architecture, trial: int) -> None:
+        """Queue the evaluation of a trial."""
+        self._jobs[trial] = _Job(architecture)
+        self._start(trial)
+
+    def result(self, trial: int) -> Mapping[str, Score]:
+        """The scores of a queued trial, waiting for them.
+
+        When a worker died, the trial is tried once more, alone in a new executor, so that the
+        blame never falls on a trial that merely ran beside the guilty one.
+
+        Raises:
+            WorkerDied: its worker died again.
+        """
+        job = self._jobs[trial]
+        try:
+            if job.future is not None:
+                return job.future.result()
+        except BrokenExecutor:
+            pass
+        finally:
+            if not job.is_lost:
+                del self._jobs[trial]
+        return self._retry_alone(trial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and isinstance(self._executor, ProcessPool):
+            self._executor.abandon()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _start(self, trial: int) -> None:
+        job = self._jobs[trial]
+        try:
+            job.future = self._executor.submit(self._evaluate, job.architecture, trial)
+        except BrokenExecutor:
+            job.future = None
+
+    def _renew(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        self._executor = self._open_executor()
+
+    def _retry_alone(self, trial: int) -> Mapping[str, Score]:
+        self._renew()
+        job = self._jobs.pop(trial)
+        try:
+            return self._executor.submit(self._evaluate, job.architecture, trial).result()
+        except BrokenExecutor as error:
+            self._renew()
+            raise WorkerDied(
+                f"the worker that evaluated trial {trial} died twice, the second time alone"
+            ) from error
+        finally:
+            for other, lost in self._jobs.items():
+                if lost.is_lost:
+                    self._start(other)
+
+
+def local_workers(make_evaluate: MakeEvaluate, *, processes: int) -> Workers:
+    """Workers on this machine: with one process, this one; else as many more.
+
+    Raises:
+        ValueError: processes is not positive.
+    """
+    if processes < 1:
+        raise ValueError(f"processes must be positive, got {processes}")
+    if processes == 1:
+        return Workers(InProcess, make_evaluate())
+    return Workers(lambda: ProcessPool(make_evaluate, processes=processes), _evaluate_in_worker)
+
+
+class _LazyFuture(Future[T]):
+    """Computes its result in the thread that first asks for it."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def result(self, timeout: float | None = None) -> T:
+        if not self.done():
+            self.set_result(self._compute())
+        return super().result(timeout)
+
+
+class InProcess(Executor):
+    """Evaluates in the caller's own thread, when a result is asked for: one after another."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """A future that calls `fn` when its result is asked for. Its errors pass through."""
+        return _LazyFuture(lambda: fn(*args, **kwargs))
+
+
+class ProcessPool(ProcessPoolExecutor):
+    """Spawned processes of one torch thread each, that end when their driver ends.
+
+    Each worker holds one end of a pipe. When the driver closes the other end, or is killed, so
+    that the system closes it, the worker exits at once: no orphans are left.
+    """
+
+    def __init__(self, make_evaluate: MakeEvaluate, *, processes: int) -> None:
+        context = get_context("spawn")
+        self._held, self._lifeline = context.Pipe(duplex=False)
+        super().__init__(
+            processes,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(make_evaluate, self._held),
+        )
+
+    def abandon(self) -> None:
+        """End the workers now, in the middle of whatever they do."""
+        self._lifeline.close()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """As in `ProcessPoolExecutor`; then the pipe is closed too."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._lifeline.close()
+        self._held.close()
+
+
+_make_evaluate: MakeEvaluate | None = None
+_evaluate: Evaluate | None = None
+
+
+def _start_worker(make_evaluate: MakeEvaluate, lifeline: Connection) -> None:
+    """Set up a worker process. The evaluation is prepared with the first job, so that an error
+    in it reaches the driver as it is."""
+    global _make_evaluate
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's affair
+    torch.set_num_threads(1)
+    threading.Thread(target=_exit_with_driver, args=(lifeline,), daemon=True).start()
+    _make_evaluate = make_evaluate
+
+
+def _exit_with_driver(lifeline: Connection) -> None:
+    import os
+
+    lifeline.poll(None)  # nothing is ever sent: it returns when the other end is closed
+    os._exit(1)
+
+
+def _evaluate_in_worker(architecture: Architecture, trial: int) -> Mapping[str, Score]:
+    global _evaluate
+    if _evaluate is None:
+        if _make_evaluate is None:
+            raise RuntimeError("the worker was not set up")
+        _evaluate = _make_evaluate()
+    return _evaluate(architecture, trial)

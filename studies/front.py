@@ -1,0 +1,107 @@
+"""The Pareto front of a study, with what is known of each of its networks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.pareto import Point, extremes, knee, pareto_front
+from studies.storage import TrialRow
+from studies.workspace import Workspace
+
+
+def points_of(rows: Sequence[TrialRow], objective: str) -> list[Point]:
+    """(cost, ap) of each trial. objective: name of the value that is lowered."""
+    return [(float(_cost(row, objective)), row.ap) for row in rows]
+
+
+def _cost(row: TrialRow, objective: str) -> float:
+    cost = row.macs if objective == "macs" else row.scores[objective]
+    if not isinstance(cost, int | float):
+        raise TypeError(f"{objective} of trial {row.trial} must be a number, got {cost!r}")
+    return float(cost)
+
+
+def front_trials(rows: Sequence[TrialRow], objective: str) -> list[TrialRow]:
+    """The trials of the front, cheapest first."""
+    return [rows[i] for i in pareto_front(points_of(rows, objective))]
+
+
+def front_rows(
+    workspace: Workspace, rows: Sequence[TrialRow], objective: str
+) -> list[dict[str, Any]]:
+    """The front as plain rows, cheapest first, with what retraining, export and benchmark gave.
+
+    `retrained_ap`, `onnx` (path) and `latency_ms` (p50, one thread, at the deployment size) are
+    there once they are known; `role` names the knee and the extremes.
+    """
+    front = front_trials(rows, objective)
+    roles = _roles(front, objective)
+    return [
+        {
+            "trial": row.trial,
+            "key": row.key,
+            "role": roles.get(row.trial),
+            "ap": row.ap,
+            "params": row.params,
+            "macs": row.macs,
+            "peak_bytes": row.peak_bytes,
+            **{
+                name: row.scores[name]
+                for name in ("ap_interval", "smooth_ap")
+                if name in row.scores
+            },
+            **measured(workspace.trial(row.trial)),
+        }
+        for row in front
+    ]
+
+
+def choose_to_retrain(front: Sequence[TrialRow], objective: str, choice: str) -> list[TrialRow]:
+    """Which of the front to retrain: "all", "none", "roles" (knee and extremes) or a number.
+
+    A number takes the knee first, then the extremes, then the rest, the most precise first.
+    """
+    if choice == "none" or not front:
+        return []
+    if choice == "all":
+        return list(front)
+    roles = _roles(front, objective)
+    by_rank = ("knee", "most precise", "cheapest")
+    ranked = sorted(
+        front,
+        key=lambda row: (
+            by_rank.index(roles[row.trial]) if row.trial in roles else len(by_rank),
+            -row.ap,
+        ),
+    )
+    count = len(roles) if choice == "roles" else int(choice)
+    return ranked[:count]
+
+
+def _roles(front: Sequence[TrialRow], objective: str) -> dict[int, str]:
+    """Trial number -> role. A trial that is both knee and an extreme is the knee."""
+    if not front:
+        return {}
+    points = points_of(front, objective)
+    cheapest, most_precise = extremes(points)
+    roles = {front[cheapest].trial: "cheapest", front[most_precise].trial: "most precise"}
+    roles[front[knee(points)].trial] = "knee"
+    return roles
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What the files of a retrained trial's folder say of it."""
+    known: dict[str, Any] = {}
+    if (folder / "model.onnx").is_file():
+        known["onnx"] = str(folder / "model.onnx")
+    if (folder / "evaluation.json").is_file():
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        known["retrained_ap"] = evaluation["ap"]
+        known["retrained_ap_interval"] = evaluation["interval"]
+    if (folder / "benchmark.json").is_file():
+        benchmark = json.loads((folder / "benchmark.json").read_text())
+        one_thread = [row for row in benchmark["latencies"] if row["threads"] == 1]
+        known["latency_ms"] = max(one_thread, key=lambda row: row["image_size"])["p50_ms"]
+        known["file_bytes"] = benchmark["file_bytes"]
+    return known

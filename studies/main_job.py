@@ -1,0 +1,431 @@
+"""The main job: images in, a searched, retrained, exported and measured detector out.
+
+Every stage leaves a file that the next one reads, and is passed over when its file is there
+already; so the same command goes on where it was stopped.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import write_json
+from data.loader import AugmentSettings, ShardLoader
+from data.progress import Progress, silent
+from data.sample import ImageSource
+from data.shards import ShardSet, ShardSettings, prepare_shards, shard_folder
+from data.sources import open_source
+from nas.device import choose_device
+from nas.fidelity import (
+    FEWEST_CANDIDATES,
+    TRUSTED_TAU,
+    StandAloneEvaluator,
+    StandAloneJob,
+    choose_candidates,
+    rank_fidelity,
+)
+from nas.proxy import ProxyEvaluator, ProxyJob
+from nas.records import record_header, usable_cores
+from nas.supernet_training import (
+    POOL_SIZE,
+    SupernetTrainer,
+    feasible_pool,
+    supernet_hash,
+    train_supernet,
+)
+from objectives.cost import architecture_cost
+from objectives.limits import Limits, audit
+from search_spaces.architecture import Architecture
+from search_spaces.space import SPACE
+from search_spaces.starting_points import starting_points
+from search_spaces.supernet import Supernet
+from studies.chosen import RetrainRequest, export_trial, measure_trial, retrain_trial
+from studies.executors import local_workers
+from studies.front import choose_to_retrain, front_rows, front_trials
+from studies.schedule import Schedule, schedule_for, schedule_from_json
+from studies.search import Search, run_search
+from studies.settings import OBJECTIVES, StudySettings
+from studies.stopwatch import Stopwatch
+from studies.storage import TrialRow, saved_settings
+from studies.study_report import write_study_report
+from studies.workspace import Workspace
+
+Say = Callable[[str], None]
+"""Called with one line for the person who watches."""
+
+LOOKAHEAD = 4
+
+
+def unsaid(line: str) -> None:
+    """A watcher that is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What a person asks of a search. None stands for: decide, and say why.
+
+    data: WIDER FACE folder, None for drawn faces. retrain: "auto", "all", "none" or a number.
+    supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
+    """
+
+    workspace: Workspace
+    budget: int
+    data: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    objective: str = "macs"
+    sampler: str = "tpe"
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    storage_url: str | None = None
+    retrain: str = "auto"
+    supernet_steps: int | None = None
+    proxy_steps: int | None = None
+    retrain_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise UserError(f"--budget must be at least 1 trial, got {self.budget}")
+        if self.retrain not in ("auto", "all", "none") and not self.retrain.isdecimal():
+            raise UserError(
+                f"--retrain must be auto, all, none or a number of networks, got {self.retrain!r}"
+            )
+
+    @property
+    def url(self) -> str:
+        """The storage of the study."""
+        return self.storage_url or self.workspace.storage_url
+
+
+def run_job(
+    request: JobRequest, *, say: Say = unsaid, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """Run the whole job and return the rows of the front.
+
+    Raises:
+        UserError: something that the person can put right; nothing is lost, the same command
+            goes on.
+    """
+    return _Job(request, say, progress).run()
+
+
+class _Job:
+    def __init__(self, request: JobRequest, say: Say, progress: Progress) -> None:
+        self.request = request
+        self.say = say
+        self.progress = progress
+        self.workspace = request.workspace
+        self.device, reason = choose_device(request.device)
+        say(reason)
+        self.schedule = self._schedule()
+        self.workers = self._workers()
+        self.stages = Stopwatch(self.workspace.file("timings.json"))
+
+    def run(self) -> list[dict[str, Any]]:
+        source = self._open("train")
+        with self.stages.time("audit"):
+            self._audit()
+        with self.stages.time("prepare"):
+            shards, folder = self._prepare(source)
+        with self.stages.time("supernet"):
+            supernet = self._supernet(shards)
+        job = ProxyJob(
+            shards=folder,
+            supernet=supernet,
+            settings=self.schedule.proxy,
+            seed=self.request.seed,
+            device=str(self.device),
+            latency_image_size=self._latency_image_size,
+        )
+        with self.stages.time("search"):
+            rows = self._search(shards, job)
+        self._write_front(rows, shards)
+        with self.stages.time("fidelity"):
+            self._fidelity(rows, job, shards)
+        with self.stages.time("retrain, export, benchmark"):
+            self._retrain(rows, source, supernet)
+        front = self._write_front(rows, shards)
+        with self.stages.time("report"):
+            write_study_report(self.workspace, self.request.url)
+        self._tell_what_next(front)
+        return front
+
+    @property
+    def _latency_image_size(self) -> int | None:
+        is_timed = self.request.objective == "latency"
+        return self.request.limits.image_size if is_timed else None
+
+    def _schedule(self) -> Schedule:
+        """The schedule of the study if there is one, else by the budget; then what was asked."""
+        request = self.request
+        saved = saved_settings(self.workspace.study, request.url)
+        if saved is None:
+            schedule = schedule_for(request.budget, cuda=self.device.type == "cuda")
+            self.say(
+                f"schedule: supernet {schedule.supernet.fit.steps} steps, "
+                f"proxy {schedule.proxy.fit.steps} steps a trial, "
+                f"retraining {schedule.retrain.steps} steps: by the budget of {request.budget}"
+            )
+        else:
+            schedule = schedule_from_json(saved["stages"]["schedule"])
+            self.say("schedule: the study's own")
+        return schedule.with_steps(
+            supernet=request.supernet_steps,
+            proxy=request.proxy_steps,
+            retrain=request.retrain_steps,
+        )
+
+    def _workers(self) -> int:
+        if self.request.workers is not None:
+            return self.request.workers
+        if self.device.type == "cuda":
+            self.say("workers 1: trials share one CUDA device")
+            return 1
+        if self.request.objective == "latency":
+            self.say("workers 1: timed networks must not disturb one another")
+            return 1
+        workers = min(LOOKAHEAD, usable_cores())
+        self.say(f"workers {workers}: one for each core, {LOOKAHEAD} at most")
+        return workers
+
+    def _open(self, split: str) -> ImageSource:
+        source = open_source(
+            self.request.data,
+            split,
+            synthetic_images=self.schedule.synthetic_images,
+            seed=self.request.seed,
+        )
+        self.say(f"{split} images: {source.description}")
+        return source
+
+    def _audit(self) -> None:
+        target = self.workspace.file("audit.json")
+        limits = self.request.limits
+        result = audit(SPACE, limits, seed=self.request.seed, progress=self.progress)
+        result.check()
+        for line in result.summary_lines():
+            self.say(line)
+        write_json(
+            target, {**record_header(seed=self.request.seed, data_hash=None), **result.to_json()}
+        )
+
+    def _prepare(self, source: ImageSource) -> tuple[ShardSet, Path]:
+        settings = ShardSettings(seed=self.request.seed)
+        shards = prepare_shards(
+            source,
+            self.workspace.shards,
+            settings,
+            workers=usable_cores(),
+            progress=self.progress,
+        )
+        for name in shards.rebuilt:
+            self.say(f"shard {name} was damaged and has been made again")
+        self.say(f"shards: {len(shards)} crops of {shards.image_size} px, hash {shards.hash[:16]}")
+        return shards, shard_folder(source, self.workspace.shards, settings)
+
+    def _supernet(self, shards: ShardSet) -> Path:
+        request, settings = self.request, self.schedule.supernet
+        name = supernet_hash(
+            SPACE, request.limits, settings, data_hash=shards.hash, seed=request.seed
+        )
+        path = self.workspace.supernet(name)
+        if path.is_file():
+            self.say(f"supernet {name}: trained before")
+            return path
+        train, _ = shards.split(self.schedule.proxy.held_out_share, seed=request.seed)
+        trainer = SupernetTrainer(
+            Supernet(SPACE, seed=request.seed),
+            feasible_pool(SPACE, request.limits, size=POOL_SIZE, seed=request.seed),
+            SPACE.corner(largest=False),
+            settings,
+            seed=request.seed,
+            device=self.device,
+        )
+        batches = ShardLoader(
+            train,
+            batch_size=settings.fit.batch_size,
+            image_size=settings.fit.image_size,
+            seed=request.seed,
+            augment=AugmentSettings(),
+        )
+        facts = {
+            "space": SPACE.fingerprint,
+            **record_header(seed=request.seed, data_hash=shards.hash),
+            "settings": asdict(settings),
+        }
+        train_supernet(trainer, batches, path, facts=facts, progress=self.progress)
+        return path
+
+    def _settings(self, data_hash: str) -> StudySettings:
+        request = self.request
+        return StudySettings(
+            space=SPACE.fingerprint,
+            data=data_hash,
+            limits=request.limits,
+            objective=request.objective,
+            sampler=request.sampler,
+            seed=request.seed,
+            lookahead=LOOKAHEAD,
+            starts=tuple(architecture.key for architecture in starting_points(SPACE)),
+            stages={"schedule": self.schedule.to_json()},
+        )
+
+    def _search(self, shards: ShardSet, job: ProxyJob) -> tuple[TrialRow, ...]:
+        search = Search(
+            study_name=self.workspace.study,
+            storage_url=self.request.url,
+            settings=self._settings(shards.hash),
+            space=SPACE,
+            cost=partial(architecture_cost, image_size=self.request.limits.image_size),
+        )
+        with local_workers(partial(ProxyEvaluator, job), processes=self.workers) as workers:
+            return run_search(search, workers, budget=self.request.budget, progress=self.progress)
+
+    def _write_front(self, rows: Sequence[TrialRow], shards: ShardSet) -> list[dict[str, Any]]:
+        front = front_rows(self.workspace, rows, self._cost)
+        write_json(
+            self.workspace.file("front.json"),
+            {
+                **record_header(seed=self.request.seed, data_hash=shards.hash),
+                "study": self.workspace.study,
+                "objectives": ["ap", self._cost],
+                "trials": len(rows),
+                "data": shards.manifest["source"],
+                "front": front,
+            },
+        )
+        return front
+
+    @property
+    def _cost(self) -> str:
+        return OBJECTIVES[self.request.objective]
+
+    def _fidelity(self, rows: Sequence[TrialRow], job: ProxyJob, shards: ShardSet) -> None:
+        """Fit a few candidates alone for longer, and say how far the proxy's order agrees."""
+        if len(rows) < FEWEST_CANDIDATES:
+            self.say(f"rank fidelity: not measured, fewer than {FEWEST_CANDIDATES} trials")
+            return
+        target = self.workspace.file("fidelity.json")
+        if target.is_file() and json.loads(target.read_text())["trials"] == len(rows):
+            self.say("rank fidelity: measured before")
+            return
+        by_number = {row.trial: row for row in rows}
+        front = [row.trial for row in front_trials(rows, self._cost)]
+        others = sorted(set(by_number) - set(front), key=lambda n: by_number[n].macs)
+        chosen = choose_candidates(front, others, count=self.schedule.fidelity_candidates)
+        alone = self._fit_alone(job, [by_number[number] for number in chosen])
+        result = rank_fidelity(
+            [
+                {
+                    "trial": n,
+                    "key": by_number[n].key,
+                    "macs": by_number[n].macs,
+                    "params": by_number[n].params,
+                    **by_number[n].scores,
+                }
+                for n in chosen
+            ],
+            alone,
+            seed=self.request.seed,
+        )
+        record = record_header(seed=self.request.seed, data_hash=shards.hash)
+        write_json(
+            target, {**record, "trials": len(rows), "alone": asdict(self.schedule.alone), **result}
+        )
+        self._tell_fidelity(result)
+
+    def _fit_alone(self, job: ProxyJob, rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
+        alone = StandAloneJob(
+            shards=job.shards,
+            proxy=job.settings,
+            fit=self.schedule.alone,
+            seed=job.seed,
+            device=job.device,
+        )
+        with local_workers(partial(StandAloneEvaluator, alone), processes=self.workers) as workers:
+            for row in rows:
+                workers.submit(Architecture.from_key(row.key), row.trial)
+            results = []
+            for row in rows:
+                results.append(dict(workers.result(row.trial)))
+                self.progress("fit alone", len(results), len(rows))
+        return results
+
+    def _tell_fidelity(self, result: dict[str, Any]) -> None:
+        low, high = result["tau_interval"]
+        count = len(result["architectures"])
+        self.say(
+            f"rank fidelity: Kendall's tau {result['tau']:.2f} (90 % interval {low:.2f} to "
+            f"{high:.2f}) between the proxy and {count} networks fitted alone for "
+            f"{self.schedule.alone.steps} steps"
+        )
+        if result["tau"] < TRUSTED_TAU:
+            longer = 3 * max(1, self.schedule.proxy.fit.steps)
+            self.say(
+                f"tau is under {TRUSTED_TAU}: do not trust the order of this front; search again "
+                f"with --proxy-steps {longer} and another --study name"
+            )
+
+    def _retrain(self, rows: Sequence[TrialRow], source: ImageSource, supernet: Path) -> None:
+        choice = self.request.retrain
+        if choice == "auto":
+            choice = "roles" if self.device.type == "cuda" else "1"
+            why = "CUDA is there" if choice == "roles" else "on a CPU; --retrain N takes more"
+            what = "knee and extremes" if choice == "roles" else "the knee alone"
+            self.say(f"retraining: {what}: {why}")
+        chosen = choose_to_retrain(front_trials(rows, self._cost), self._cost, choice)
+        if chosen and self.device.type == "cpu":
+            self.say(
+                f"retraining on a CPU is short: {self.schedule.retrain.steps} steps on crops of "
+                f"{self.schedule.retrain.image_size} px from the supernet's weights; "
+                "for a detector to use, run retrain with --steps 20000 or more, on CUDA if you can"
+            )
+        validation = self._open("val") if chosen else None
+        for row in chosen:
+            if validation is not None:
+                self._finish(row, source, validation, supernet)
+
+    def _finish(
+        self, row: TrialRow, source: ImageSource, validation: ImageSource, supernet: Path
+    ) -> None:
+        """Bring one network of the front from its architecture to measured ONNX."""
+        folder, seed = self.workspace.trial(row.trial), self.request.seed
+        if not (folder / "weights.safetensors").is_file():
+            request = RetrainRequest(
+                trial=row.trial,
+                key=row.key,
+                settings=self.schedule.retrain,
+                supernet=supernet,
+                seed=seed,
+            )
+            retrain_trial(
+                self.workspace, request, source, device=self.device, progress=self.progress
+            )
+        if not (folder / "model.onnx").is_file():
+            export_trial(self.workspace, row.trial)
+        if not (folder / "benchmark.json").is_file():
+            measure_trial(
+                self.workspace,
+                row.trial,
+                validation,
+                image_size=self.request.limits.image_size,
+                seed=seed,
+                progress=self.progress,
+            )
+
+    def _tell_what_next(self, front: Sequence[dict[str, Any]]) -> None:
+        for stage, seconds in self.stages.this_run.items():
+            self.say(f"{stage}: {seconds:.1f} s")
+        self.say(f"total: {sum(self.stages.this_run.values()):.1f} s")
+        study, folder = self.workspace.study, self.workspace.folder
+        self.say(f"front: {len(front)} networks in {folder / 'front.json'}")
+        self.say(f"report: {folder / 'report.html'}")
+        self.say(f"watch: optuna-dashboard {self.request.url}")
+        done = next((row for row in front if "onnx" in row), None)
+        if done is not None:
+            self.say(f"next: python run_search.py detect {done['onnx']} PHOTO --output boxes.jpg")
+        else:
+            self.say(f"next: python run_search.py front --study {study}")

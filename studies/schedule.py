@@ -1,0 +1,97 @@
+"""How much work a search is given: one dial, the budget, sets every other length."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nas.fitting import FitSettings
+from nas.proxy import ProxySettings
+from nas.supernet_training import SupernetSettings
+
+SMALL_BUDGET, FULL_BUDGET = 10, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The lengths of all stages of one search; frozen with the study.
+
+    synthetic_images: drawn when there is no data set. fidelity_candidates: fitted alone with
+    `alone` after the search. retrain: the full-size training of a chosen network.
+    """
+
+    synthetic_images: int
+    supernet: SupernetSettings
+    proxy: ProxySettings
+    fidelity_candidates: int
+    alone: FitSettings
+    retrain: FitSettings
+
+    def with_steps(
+        self, *, supernet: int | None, proxy: int | None, retrain: int | None
+    ) -> "Schedule":
+        """The same with some lengths, in steps, replaced."""
+
+        def longer(settings: FitSettings, steps: int | None) -> FitSettings:
+            return settings if steps is None else replace(settings, steps=steps)
+
+        return replace(
+            self,
+            supernet=replace(self.supernet, fit=longer(self.supernet.fit, supernet)),
+            proxy=replace(self.proxy, fit=longer(self.proxy.fit, proxy)),
+            retrain=longer(self.retrain, retrain),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain dicts and numbers; `schedule_from_json` reads it back."""
+        return asdict(self)
+
+
+def schedule_for(budget: int, *, cuda: bool) -> Schedule:
+    """The schedule that goes with a number of trials.
+
+    Lengths grow in proportion from SMALL_BUDGET to FULL_BUDGET trials and stay there: more
+    trials then make the search longer, not its parts. On CUDA retraining is long and at 640 px;
+    on the CPU it is short, on crops of 320 px at the scale of the full-size image.
+    """
+    size = min(1.0, max(0.0, (budget - SMALL_BUDGET) / (FULL_BUDGET - SMALL_BUDGET)))
+
+    def between(small: int, full: int) -> int:
+        return round(small + size * (full - small))
+
+    short = FitSettings(
+        steps=between(150, 500),
+        batch_size=8,
+        image_size=320,
+        learning_rate=2e-3,
+        average_decay=0.98,
+    )
+    long = FitSettings(
+        steps=between(2_000, 20_000),
+        batch_size=32,
+        image_size=640,
+        learning_rate=2e-3,
+        average_decay=0.999,
+    )
+    return Schedule(
+        synthetic_images=between(300, 1000),
+        supernet=SupernetSettings(
+            fit=FitSettings(steps=between(200, 1500), batch_size=16, image_size=128)
+        ),
+        proxy=ProxySettings(fit=FitSettings(steps=between(25, 40), batch_size=8)),
+        fidelity_candidates=between(4, 8),
+        alone=FitSettings(steps=between(100, 250), batch_size=8),
+        retrain=long if cuda else short,
+    )
+
+
+def schedule_from_json(value: dict[str, Any]) -> Schedule:
+    """The schedule that `Schedule.to_json` wrote."""
+    supernet, proxy = dict(value["supernet"]), dict(value["proxy"])
+    supernet["fit"], proxy["fit"] = FitSettings(**supernet["fit"]), FitSettings(**proxy["fit"])
+    return Schedule(
+        synthetic_images=value["synthetic_images"],
+        supernet=SupernetSettings(**supernet),
+        proxy=ProxySettings(**proxy),
+        fidelity_candidates=value["fidelity_candidates"],
+        alone=FitSettings(**value["alone"]),
+        retrain=FitSettings(**value["retrain"]),
+    )

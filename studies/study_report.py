@@ -1,0 +1,89 @@
+"""The report of a study, gathered from its database and its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nas.report import ReportData, write_report
+from studies.front import front_rows
+from studies.settings import OBJECTIVES
+from studies.storage import SETTINGS, completed_trials, load_study
+from studies.workspace import Workspace
+
+
+def write_study_report(workspace: Workspace, storage_url: str) -> Path:
+    """Write `report.html` to the study's folder and return its path.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    study = load_study(workspace.study, storage_url)
+    settings = study.user_attrs[SETTINGS]
+    cost = OBJECTIVES[settings["objective"]]
+    rows = completed_trials(study)
+    front = front_rows(workspace, rows, cost)
+    target = workspace.file("report.html")
+    retrained = [_retrained(workspace, row) for row in front if "onnx" in row]
+    front_record = _json(workspace.file("front.json"))
+    audit = _json(workspace.file("audit.json"))
+    data = ReportData(
+        study=workspace.study,
+        trials=[
+            {
+                "trial": row.trial,
+                "key": row.key,
+                "params": row.params,
+                "macs": row.macs,
+                "peak_bytes": row.peak_bytes,
+                **row.scores,
+                "ap": row.ap,
+            }
+            for row in rows
+        ],
+        front=front,
+        cost=cost,
+        retrained=retrained,
+        benchmark=[
+            {"trial": row["trial"], **latency}
+            for row in retrained
+            for latency in _json(workspace.trial(row["trial"]) / "benchmark.json")["latencies"]
+        ],
+        stages=list(_json(workspace.file("timings.json")).items()),
+        fidelity=_fidelity(_json(workspace.file("fidelity.json"))),
+        settings=settings,
+        audit={name: audit[name] for name in ("samples", "share", "broken") if name in audit},
+        record={name: front_record.get(name) for name in ("commit", "date", "seed", "machine")},
+    )
+    write_report(target, data)
+    return target
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file's JSON; empty where the stage that writes it has not run yet."""
+    value: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return value
+
+
+def _retrained(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
+    known = _json(workspace.trial(row["trial"]) / "retrain.json")
+    columns = ("trial", "role", "ap", "retrained_ap", "params", "macs", "latency_ms", "file_bytes")
+    return {
+        **{name: row[name] for name in columns if name in row},
+        **{name: known[name] for name in ("steps", "data", "start") if name in known},
+    }
+
+
+def _fidelity(result: dict[str, Any]) -> dict[str, Any]:
+    if not result:
+        return {}
+    return {
+        "tau": result["tau"],
+        "interval": result["tau_interval"],
+        "networks fitted alone": len(result["architectures"]),
+        "steps alone": result["alone"]["steps"],
+        **{
+            f"tau of {name}": round(value["tau"], 2)
+            for name, value in result["proxies"].items()
+            if name != "ap"
+        },
+    }

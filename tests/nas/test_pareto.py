@@ -1,0 +1,104 @@
+"""The front, its bend and its hypervolume, against their definitions."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from nas.pareto import Point, extremes, hypervolume, knee, pareto_front
+
+
+def random_points(seed: int, count: int = 40) -> list[Point]:
+    """Points on a coarse grid, so that ties and duplicates occur."""
+    generator = np.random.default_rng(seed)
+    return [(float(c), float(a) / 10) for c, a in generator.integers(1, 15, (count, 2))]
+
+
+def beats(a: Point, b: Point) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_exactly_the_unbeaten_points(seed: int) -> None:
+    points = random_points(seed)
+    front = pareto_front(points)
+    unbeaten = {p for p in points if not any(beats(other, p) for other in points)}
+    assert {points[i] for i in front} == unbeaten
+    assert len(front) == len(unbeaten), "of equal points one stays"
+    assert all(points.index(points[i]) == i for i in front), "and it is the first"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_along_the_front_cost_and_precision_both_rise(seed: int) -> None:
+    points = random_points(seed)
+    front = [points[i] for i in pareto_front(points)]
+    for (cost, precision), (next_cost, next_precision) in itertools.pairwise(front):
+        assert next_cost > cost
+        assert next_precision > precision
+
+
+def test_an_empty_set_has_an_empty_front_and_no_knee() -> None:
+    assert pareto_front([]) == []
+    assert hypervolume([], reference=(1.0, 0.0)) == 0
+    for choose in (extremes, knee):
+        with pytest.raises(ValueError, match="empty"):
+            choose([])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_cannot_be_ordered_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="index 1"):
+        pareto_front([(1.0, 0.5), (bad, 0.5)])
+
+
+def test_extremes_are_the_ends_of_the_front() -> None:
+    points = [(5.0, 0.9), (1.0, 0.1), (9.0, 0.2), (1.0, 0.3)]
+    assert extremes(points) == (3, 0)
+
+
+def test_the_knee_is_where_the_front_bends() -> None:
+    points = [(1.0, 0.1), (10.0, 0.8), (100.0, 0.85), (1000.0, 0.9)]
+    assert knee(points) == 1
+    assert knee([(c * 7, a) for c, a in points]) == 1, "the unit of cost does not matter"
+    assert knee([(c, a * 0.3) for c, a in points]) == 1, "nor that of precision"
+
+
+def test_a_short_front_bends_at_its_most_precise_point() -> None:
+    assert knee([(1.0, 0.2)]) == 0
+    assert knee([(2.0, 0.4), (1.0, 0.2)]) == 0
+
+
+def test_a_front_that_sags_still_has_a_knee_between_its_ends() -> None:
+    assert knee([(1.0, 0.1), (10.0, 0.15), (100.0, 0.2), (1000.0, 0.9)]) == 1
+
+
+def test_costs_without_a_logarithm_are_refused() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        knee([(0.0, 0.1), (1.0, 0.5), (2.0, 0.6)])
+
+
+def test_hypervolume_of_rectangles_drawn_by_hand() -> None:
+    # 2 x 0.5 up to the first precision, then 1 x 0.25 on top of it.
+    assert hypervolume([(1.0, 0.5), (2.0, 0.75)], reference=(3.0, 0.0)) == 2 * 0.5 + 1 * 0.25
+    assert hypervolume([(1.0, 0.5)], reference=(1.0, 0.0)) == 0
+    assert hypervolume([(1.0, 0.5)], reference=(3.0, 0.5)) == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_hypervolume_equals_the_count_of_dominated_grid_cells(seed: int) -> None:
+    points = [(cost, round(precision * 10)) for cost, precision in random_points(seed)]
+    cells = sum(
+        any(cost <= x and precision >= y + 1 for cost, precision in points)
+        for x in range(12)
+        for y in range(2, 20)
+    )
+    assert hypervolume(points, reference=(12.0, 2.0)) == cells
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_hypervolume_ignores_order_and_never_falls(seed: int) -> None:
+    points = random_points(seed)
+    areas = [hypervolume(points[:n], reference=(20.0, 0.0)) for n in range(len(points) + 1)]
+    assert areas == sorted(areas)
+    assert hypervolume(points[::-1], reference=(20.0, 0.0)) == areas[-1]

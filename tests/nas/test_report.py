@@ -1,0 +1,115 @@
+"""The page is whole, stands alone and says what it was given."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.report import ReportData, write_report
+
+TRIALS = [
+    {"trial": 0, "ap": 0.2, "macs": 100_000_000, "params": 50_000, "key": "small"},
+    {"trial": 2, "ap": 0.1, "macs": 400_000_000, "params": 90_000, "key": "bad"},
+    {"trial": 1, "ap": 0.5, "macs": 300_000_000, "params": 80_000, "key": "</script><b>big"},
+]
+FULL = ReportData(
+    study="tea & <cake>",
+    trials=TRIALS,
+    front=[TRIALS[0], TRIALS[2] | {"latency_ms": 8.25, "onnx": None}],
+    reference=(400_000_000, 0.0),
+    retrained=[{"trial": 1, "ap": 0.7, "seconds": 12.0}],
+    benchmark=[{"trial": 1, "image_size": 640, "threads": 1, "p50_ms": 8.25}],
+    stages=[("prepare", 1.0), ("search", 75.0)],
+    fidelity={"tau": 0.5, "interval": (0.25, 0.75), "candidates": 6},
+    settings={"limits": {"max_params": 285_000}, "note": "@plotly@"},
+    record={"date": "2026-01-02T03:04:05+00:00", "commit": None},
+)
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes another than the last open one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page_of(data: ReportData, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The page and the numbers its script draws."""
+    write_report(folder / "report.html", data)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return page, json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    return page_of(FULL, tmp_path_factory.mktemp("report"))
+
+
+def test_the_page_is_balanced_and_loads_nothing(full: tuple[str, dict[str, Any]]) -> None:
+    parser = Balanced()
+    parser.feed(full[0])
+    assert parser.open == []
+    assert parser.addresses == ["data:,"], "no address but the empty icon"
+    assert full[0].count("<script") - full[0].count('"<script') >= 3
+    assert 4e6 < len(full[0]) < 8e6, "one copy of plotly"
+
+
+def test_text_from_outside_stays_text(full: tuple[str, dict[str, Any]]) -> None:
+    page, _ = full
+    assert page.count("tea &amp; &lt;cake&gt;") == 2
+    assert "<cake>" not in page
+    assert "<b>big" not in page
+    assert "<dd>@plotly@</dd>" in page, "a mark in a value is not a mark"
+
+
+def test_front_and_trials_are_drawn_once_each(full: tuple[str, dict[str, Any]]) -> None:
+    _, figures = full
+    assert figures["front"]["trial"] == [0, 1]
+    assert figures["front"]["cost"] == [100_000_000, 300_000_000]
+    assert figures["trials"]["trial"] == [2]
+    assert figures["retrained"]["trial"] == [1]
+    assert "AP 0.500" in figures["retrained"]["text"][0]
+
+
+def test_history_is_in_trial_order_and_never_falls(full: tuple[str, dict[str, Any]]) -> None:
+    history = full[1]["history"]
+    assert history["trial"] == [0, 1, 2]
+    assert history["best"] == [0.2, 0.5, 0.5]
+    # Of the box 400 M x 1: 300 x 0.2, then 100 x 0.3 on top of it.
+    assert history["hypervolume"] == pytest.approx([0.15, 0.225, 0.225])
+
+
+def test_numbers_are_shown_with_their_units(full: tuple[str, dict[str, Any]]) -> None:
+    page, _ = full
+    for text in ("macs, M MAC", "1 min 15 s", "interval 0.25 to 0.75", "2026-01-02 03:04 UTC"):
+        assert text in page
+    assert "<dt>limits · max params</dt><dd>285\u202f000</dd>" in page
+
+
+def test_a_report_of_a_study_that_has_only_begun_says_so(tmp_path: Path) -> None:
+    page, figures = page_of(ReportData(study="new", trials=(), front=()), tmp_path)
+    assert figures["history"] is None
+    for sentence in ("No trial has finished yet", "No network was retrained", "was not measured"):
+        assert sentence in page
+
+
+def test_a_row_without_its_cost_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    data = ReportData(study="s", trials=[{"trial": 0, "ap": 0.1}], front=())
+    with pytest.raises(ValueError, match="every trial must have macs"):
+        write_report(tmp_path / "report.html", data)
+    assert list(tmp_path.iterdir()) == []
