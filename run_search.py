@@ -130,6 +130,7 @@ def prepare(
     runs: RunsOption = RUNS,
 ) -> None:
     """Cut images into .npz shards of square crops; a search does this by itself."""
+    from data.shards import ShardSettings
     from data.sources import open_source
     from studies.preparation import prepare_source
     from studies.workspace import Workspace
@@ -139,8 +140,7 @@ def prepare(
         prepare_source(
             source,
             Workspace(runs, "prepare").shards,
-            image_size=parse_image_size(image_size),
-            seed=seed,
+            ShardSettings(image_size=parse_image_size(image_size), seed=seed),
             workers=workers,
             say=_say,
             progress=progress,
@@ -150,6 +150,7 @@ def prepare(
 @app.command()
 def front(
     study: StudyOption = "synthetic",
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
     storage: StorageOption = None,
     runs: RunsOption = RUNS,
@@ -173,9 +174,7 @@ def retrain(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; unset: long on CUDA, short else.")
     ] = None,
-    start: Annotated[
-        str, typer.Option(help="First weights: supernet or scratch.")
-    ] = "supernet",
+    start: Annotated[str, typer.Option(help="First weights: supernet or scratch.")] = "supernet",
     image_size: Annotated[
         int | None, typer.Option(help="Side of a training crop, pixels; unset: 640 on CUDA.")
     ] = None,
@@ -213,9 +212,7 @@ def retrain(
         f"{request.settings.image_size} px, starting from {start}"
     )
     with shown_progress() as progress:
-        report = retrain_trial(
-            workspace, request, source, device=chosen_device, progress=progress
-        )
+        report = retrain_trial(workspace, request, source, device=chosen_device, progress=progress)
     _say(f"loss {report['last_loss']:.3f}, {report['images_per_second']:.0f} images a second")
     _say(f"weights: {workspace.trial(trial) / 'weights.safetensors'}")
     _say(f"next: python run_search.py export --study {study} --trial {trial}")
@@ -305,10 +302,13 @@ def detect(
 ) -> None:
     """Find the faces of a picture; prints one line x1 y1 x2 y2 score, in pixels, for each."""
     from nas.detector import FaceDetector
-    from nas.drawing import detect_file
+    from nas.drawing import draw, read_image, write_image
 
     detector = FaceDetector(model, score_threshold=score, long_side=parse_long_side(image_size))
-    boxes, scores = detect_file(detector, image, output)
+    picture = read_image(image)
+    boxes, scores = detector(picture)
+    if output is not None:
+        write_image(output, draw(picture, boxes, scores))
     for box, value in zip(boxes, scores, strict=True):
         _say(" ".join(f"{side:.1f}" for side in box) + f" {value:.3f}")
     _say(f"{len(boxes)} faces" + (f" drawn in {output}" if output else ""))

@@ -85,17 +85,25 @@ def faces_in_view(faces: Faces, view: View) -> Faces:
 
 
 def cut(sample: Sample, window: Window, *, size: int) -> Sample:
-    """The window of a sample as a picture of `size` x `size` pixels, padded beyond the image."""
+    """The window of a sample as a picture of `size` x `size` pixels, padded beyond the image.
+
+    Raises:
+        ValueError: the window does not touch the image.
+    """
     height, width = sample.image.shape[:2]
     x1, y1 = max(window.x, 0), max(window.y, 0)
     x2, y2 = min(window.x + window.side, width), min(window.y + window.side, height)
-    picture = sample.image[y1:y2, x1:x2]
-    if picture.shape[:2] != (window.side, window.side):
-        canvas = np.empty((window.side, window.side, 3), dtype=np.uint8)
-        canvas[:] = PADDING_BGR
-        if picture.size:
-            canvas[y1 - window.y : y2 - window.y, x1 - window.x : x2 - window.x] = picture
-        picture = canvas
+    if x1 >= x2 or y1 >= y2:
+        raise ValueError(f"window must touch the image of {width} x {height} pixels, got {window}")
+    picture = cv2.copyMakeBorder(
+        sample.image[y1:y2, x1:x2],
+        y1 - window.y,
+        window.y + window.side - y2,
+        x1 - window.x,
+        window.x + window.side - x2,
+        cv2.BORDER_CONSTANT | cv2.BORDER_ISOLATED,
+        value=PADDING_BGR,
+    )
     interpolation = cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
     resized = cv2.resize(picture, (size, size), interpolation=interpolation)
     return Sample(

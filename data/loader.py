@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.augment import OFF, AugmentSettings, change_light, draw_view, show
-from data.crops import View, cut, draw_window
+from data.crops import View, cut, draw_window, faces_in_view
 from data.sample import Batch, Faces, ImageSource, pad_faces
 from data.shards import ShardSet
 
@@ -142,8 +143,12 @@ class FullSizeLoader:
         side = min(sample.image.shape[:2]) * rng.uniform(*SHORT_SIDES)
         window = draw_window(sample, side=side, background_share=BACKGROUND_SHARE, rng=rng)
         square = cut(sample, window, size=self.image_size)
-        view = View(1.0, (0.0, 0.0), self.image_size, bool(rng.random() < settings.flip_share))
-        faces = show(square.image, square.faces, view, out=out)
+        faces = square.faces
+        if rng.random() < settings.flip_share:
+            cv2.flip(square.image, 1, dst=out)
+            faces = faces_in_view(faces, View(1.0, (0.0, 0.0), self.image_size, mirrored=True))
+        else:
+            out[:] = square.image
         if settings is not OFF:
             change_light(out, settings, rng)
         return faces
@@ -186,13 +191,13 @@ def _check(count: int, batch_size: int, image_size: int, seed: int) -> None:
 
 
 def _step_rng(seed: int, step: int) -> np.random.Generator:
+    if step < 0:
+        raise ValueError(f"step must be at least 0, got {step}")
     return np.random.default_rng((seed, 1, step))
 
 
 def _shuffled(count: int, batch_size: int, *, seed: int, step: int) -> NDArray[np.int64]:
     """Positions step * B to step * B + B - 1 in the endless row of shuffled epochs."""
-    if step < 0:
-        raise ValueError(f"step must be at least 0, got {step}")
     positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     picked = np.empty(batch_size, dtype=np.int64)
     for epoch in np.unique(positions // count):

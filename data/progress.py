@@ -6,5 +6,5 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 
 
-def silent(label: str, done: int, total: int) -> None:  # noqa: ARG001
+def silent(label: str, done: int, total: int) -> None:
     """A listener that hears nothing."""

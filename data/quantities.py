@@ -41,7 +41,9 @@ def parse_image_size(pixels: int) -> int:
         UserError: it is not a positive multiple of SIZE_MULTIPLE.
     """
     if pixels < SIZE_MULTIPLE or pixels % SIZE_MULTIPLE:
-        raise UserError(f"--image-size must be a positive multiple of {SIZE_MULTIPLE}, got {pixels}")
+        raise UserError(
+            f"--image-size must be a positive multiple of {SIZE_MULTIPLE}, got {pixels}"
+        )
     return pixels
 
 

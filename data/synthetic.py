@@ -244,7 +244,7 @@ def _bricks(rng: np.random.Generator, size: int) -> Image:
     base = np.array(_paint(rng)) * rng.uniform(
         0.75, 1.2, (size // height + 1, size // width + 2, 1)
     )
-    image = np.clip(base, 0, 255).astype(np.uint8)[row, across // width]
+    image: Image = np.clip(base, 0, 255).astype(np.uint8)[row, across // width]
     joint = (np.arange(size)[:, None] % height < height // 8 + 1) | (
         across % width < height // 8 + 1
     )

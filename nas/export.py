@@ -145,7 +145,7 @@ def _trace(decoded: DecodedDetector, target: Path) -> None:
 
 def _finish(target: Path, metadata: dict[str, str]) -> int:
     """Fold constants, add metadata in sorted order, validate; gives the number of nodes."""
-    graph = optimizer.optimize(onnx.load(target))
+    graph = optimizer.optimize(onnx.load(target), num_iterations=1)  # a second finds nothing
     onnx.helper.set_model_props(graph, dict(sorted(metadata.items())))
     onnx.checker.check_model(graph, full_check=True)
     target.write_bytes(graph.SerializeToString(deterministic=True))

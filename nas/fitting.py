@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from data.loader import BatchSource
 from data.progress import Progress, silent
 from data.sample import Batch
 from objectives.loss import Losses, detection_loss
+
+
+NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class FitSettings:
         for name in ("warmup_share", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in 0..1, 1 excluded, got {getattr(self, name)}")
+
+
+def to_channels_last(network: NetworkType) -> NetworkType:
+    """The same network with its kernels in the memory order that is fastest for small networks."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def learning_rate_at(step: int, settings: FitSettings) -> float:
@@ -90,7 +98,7 @@ class StepReport:
     gradient_norm: float
 
 
-class NotFinite(ArithmeticError):
+class NotFiniteError(ArithmeticError):
     """The loss became NaN or infinite; the network's weights are those before the step."""
 
 
@@ -101,23 +109,25 @@ class Trainer:
     gradient scaler; on the CPU in float32.
     """
 
-    def __init__(self, network: nn.Module, settings: FitSettings, *, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, settings: FitSettings) -> None:
         self.settings = settings
-        self.device = device
+        self.device = next(network.parameters()).device
         self.step_count = 0
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = to_channels_last(network)
         self.optimizer = make_optimizer(network.parameters(), settings)
         self.average = (
             torch.optim.swa_utils.AveragedModel(
                 self.network,
-                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay),
+                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+                    settings.average_decay
+                ),
                 use_buffers=True,
             )
             if settings.average_decay
             else None
         )
         self._half = self._half_type()
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half is torch.float16)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)
 
     def _half_type(self) -> torch.dtype | None:
         if self.device.type != "cuda":
@@ -134,7 +144,7 @@ class Trainer:
         """One optimizer step.
 
         Raises:
-            NotFinite: the loss is NaN or infinite.
+            NotFiniteError: the loss is NaN or infinite.
         """
         rate = learning_rate_at(self.step_count, self.settings)
         for group in self.optimizer.param_groups:
@@ -143,9 +153,9 @@ class Trainer:
         loss = self.losses(batch).total
         value = loss.item()
         if not math.isfinite(value):
-            raise NotFinite(f"loss is {value} at step {self.step_count}")
+            raise NotFiniteError(f"loss is {value} at step {self.step_count}")
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self._scaler.step(self.optimizer)
@@ -185,11 +195,10 @@ def fit(
     batches: BatchSource,
     settings: FitSettings,
     *,
-    device: torch.device,
     progress: Progress = silent,
 ) -> nn.Module:
-    """Fit a network for `settings.steps` steps and return the result, on the device."""
-    trainer = Trainer(network, settings, device=device)
+    """Fit a network, where it is, for `settings.steps` steps and return the result."""
+    trainer = Trainer(network, settings)
     for step in range(settings.steps):
         trainer.step(batches.batch(step))
         progress("fit", step + 1, settings.steps)

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from data.loader import AugmentSettings, ShardLoader
+from data.augment import AugmentSettings
+from data.loader import ShardLoader
 from data.shards import ShardSet, open_shards
 from nas.export import export_onnx
-from nas.fitting import FitSettings, fit, seeded
+from nas.fitting import FitSettings, fit, seeded, to_channels_last
 from nas.inference import detect_images, recalibrate
 from nas.supernet_training import load_supernet
 from objectives.average_precision import PrecisionReport, evaluate_detections
@@ -70,17 +71,17 @@ class CandidateFitter:
             seed=self._seed,
             augment=AugmentSettings(),
         )
-        fit(network, batches, settings, device=self.device)
+        fit(network, batches, settings)
         return network
 
     def inherit(self, supernet: Supernet, architecture: Architecture) -> Detector:
         """A candidate with the supernet's weights."""
-        return supernet.extract(architecture).to(self.device, memory_format=torch.channels_last)
+        return to_channels_last(supernet.extract(architecture))
 
     def start(self, architecture: Architecture) -> Detector:
         """A candidate with weights of its own, drawn from the seed."""
         with seeded(self._seed):
-            return build(architecture).to(self.device, memory_format=torch.channels_last)
+            return to_channels_last(build(architecture).to(self.device))
 
 
 @dataclass(frozen=True, slots=True)

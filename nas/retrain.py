@@ -12,7 +12,7 @@ from data.errors import UserError
 from data.files import whole_file
 from data.loader import BatchSource, prefetched
 from data.progress import Progress, silent
-from nas.fitting import FitSettings, NotFinite, Trainer
+from nas.fitting import FitSettings, NotFiniteError, Trainer
 from nas.weights import save_detector
 from search_spaces.network import Detector
 
@@ -37,7 +37,6 @@ def retrain(
     settings: FitSettings,
     *,
     folder: Path,
-    device: torch.device,
     facts: dict[str, Any],
     progress: Progress = silent,
 ) -> RetrainReport:
@@ -52,7 +51,7 @@ def retrain(
         UserError: the checkpoint is of another architecture or other settings, or the loss is
             not finite any more; the last checkpoint is kept.
     """
-    trainer = Trainer(network, settings, device=device)
+    trainer = Trainer(network, settings)
     identity = {"architecture": network.architecture.key, "settings": asdict(settings)}
     checkpoint = folder / "checkpoint.pt"
     rows = _resume(trainer, checkpoint, identity)
@@ -61,7 +60,7 @@ def retrain(
     for batch in prefetched(batches, steps, workers=2):
         try:
             report = trainer.step(batch)
-        except NotFinite as error:
+        except NotFiniteError as error:
             raise UserError(
                 f"{error}; the last good state is {checkpoint}: try a lower learning rate"
             ) from error

@@ -27,7 +27,7 @@ from data.progress import Progress, silent
 from nas.distillation import dense_distillation_loss
 from nas.fitting import (
     FitSettings,
-    NotFinite,
+    NotFiniteError,
     images_to_tensor,
     learning_rate_at,
     make_optimizer,
@@ -131,7 +131,7 @@ class SupernetTrainer:
     def sandwich(self, step: int) -> list[Architecture]:
         """The architectures of a step: a heavy one, the smallest, then random ones."""
         generator = np.random.default_rng((self._seed, step))
-        heavy = self._heavy[generator.integers(len(self._heavy))]
+        heavy = self._heavy[int(generator.integers(len(self._heavy)))]
         drawn = generator.choice(len(self._pool), self.settings.random_architectures)
         return [heavy, self._smallest, *(self._pool[i] for i in drawn)]
 
@@ -139,7 +139,7 @@ class SupernetTrainer:
         """Train this step's architectures on one batch; the heavy one's loss.
 
         Raises:
-            NotFinite: a loss became NaN or infinite; the weights are those before the step.
+            NotFiniteError: a loss became NaN or infinite; the weights are those before the step.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step_count, self.settings.fit)
@@ -156,7 +156,7 @@ class SupernetTrainer:
                     levels, teacher
                 )
             if not torch.isfinite(loss):
-                raise NotFinite(f"loss is {loss.item()} at supernet step {self.step_count}")
+                raise NotFiniteError(f"loss is {loss.item()} at supernet step {self.step_count}")
             loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
         self._optimizer.step()

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,18 @@ class FeasibilityAudit:
             f"{flag(name)} {getattr(self.limits, name)} is broken by {self.broken[name]:.1%}; "
             f"the smallest change that opens the space is {self._opening_text()}"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain dicts, lists and numbers."""
+        return {
+            "samples": self.samples,
+            "share": self.share,
+            "limits": asdict(self.limits),
+            "broken": dict(self.broken),
+            "broken_alone": dict(self.broken_alone),
+            "quantiles": {name: list(values) for name, values in self.quantiles.items()},
+            "opening": dict(self.opening),
+        }
 
     def summary_lines(self) -> tuple[str, ...]:
         """The audit for a person, a line a fact."""

@@ -27,8 +27,10 @@ class LossSettings:
 
     class_weight, quality_weight, box_weight: factors in the total.
     focus: exponent of |target - probability| in the class loss; 0 is plain cross-entropy.
-    least_target: class target of a positive point whose box does not fit yet; without it the
-    poor boxes of the first steps would teach that there is no face.
+    least_target: class target of a positive point whose box does not fit yet; 1 makes the class
+    loss plain focal loss and leaves the fit to the quality branch. Soft targets starve the first
+    steps, when no box fits: after 1,000 steps of batch 8 on real crops AP was 0.002 with 0.3
+    and 0.028 with 1.
     ignored_coverage: a point whose box is covered by an ignored region beyond this share is not
     judged.
     """
@@ -37,7 +39,7 @@ class LossSettings:
     quality_weight: float = 0.5
     box_weight: float = 2.0
     focus: float = 2.0
-    least_target: float = 0.3
+    least_target: float = 1.0
     ignored_coverage: float = 0.5
     assignment: AssignmentSettings = field(default_factory=AssignmentSettings)
 

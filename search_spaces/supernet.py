@@ -122,11 +122,17 @@ class Supernet(nn.Module):
         Batch norm normalises by the batch, in training and in evaluation mode alike.
         """
         skeleton = _skeleton(architecture, training=True)
+        own = self.shared_weights(architecture)
+        precision = next(iter(own.values())).dtype
         statistics = {
-            name: torch.zeros_like(value, device=images.device)
+            name: torch.zeros_like(
+                value,
+                device=images.device,
+                dtype=precision if value.is_floating_point() else value.dtype,
+            )
             for name, value in skeleton.named_buffers()
         }
-        tensors = {**self.shared_weights(architecture), **statistics}
+        tensors = {**own, **statistics}
         levels: tuple[Tensor, ...] = functional_call(skeleton, tensors, (images,))
         return levels
 

@@ -1,16 +1,18 @@
 """From a trial number to a detector in a file: retrain, export, evaluate, benchmark."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.errors import UserError
+from data.augment import AugmentSettings
+from data.errors import UserError, unknown_name
 from data.files import write_json
-from data.loader import AugmentSettings, FullSizeLoader
+from data.loader import FullSizeLoader
 from data.progress import Progress, silent
+from data.quantities import parse_image_size
 from data.sample import ImageSource
 from nas.benchmark import benchmark
 from nas.evaluate import evaluate_model
@@ -23,7 +25,11 @@ from nas.weights import load_detector
 from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
+from studies.schedule import retrain_settings, schedule_from_json
+from studies.storage import SETTINGS, find_trial, load_study
 from studies.workspace import Workspace
+
+STARTS = ("supernet", "scratch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,63 @@ class RetrainRequest:
     settings: FitSettings
     supernet: Path | None
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainOptions:
+    """What a person asks of a retraining; None stands for the study's own schedule.
+
+    start: "supernet" or "scratch".
+    """
+
+    start: str = "supernet"
+    steps: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise unknown_name("start", self.start, STARTS)
+        if self.image_size is not None:
+            parse_image_size(self.image_size)
+
+
+def plan_retrain(
+    workspace: Workspace,
+    storage_url: str | None,
+    trial: int,
+    options: RetrainOptions,
+    *,
+    seed: int,
+    cuda: bool,
+) -> RetrainRequest:
+    """The retraining of a completed trial, as its study and the options have it.
+
+    Raises:
+        UserError: there is no such study or trial, or its supernet is gone.
+    """
+    study = load_study(workspace.study, storage_url or workspace.storage_url)
+    row = find_trial(study, trial)
+    saved = study.user_attrs[SETTINGS]
+    schedule = schedule_from_json(saved["stages"]["schedule"])
+    asked = {
+        name: value
+        for name in ("steps", "image_size", "batch_size", "learning_rate")
+        if (value := getattr(options, name)) is not None
+    }
+    usual = retrain_settings(1.0, cuda=True) if cuda else schedule.retrain
+    supernet = None
+    if options.start == "supernet":
+        supernet = workspace.supernet(saved["stages"]["supernet"])
+        if not supernet.is_file():
+            raise UserError(
+                f"the supernet {supernet} of study {workspace.study!r} is gone; run the search "
+                "again to train it, or use --start scratch"
+            )
+    return RetrainRequest(
+        trial=trial, key=row.key, settings=replace(usual, **asked), supernet=supernet, seed=seed
+    )
 
 
 def retrain_trial(
@@ -62,11 +125,10 @@ def retrain_trial(
     )
     start = time.perf_counter()
     report = retrain(
-        _initial(request),
+        _initial(request).to(device),
         batches,
         request.settings,
         folder=folder,
-        device=device,
         facts={"trial": request.trial, "data": source.description, "seed": request.seed},
         progress=progress,
     )

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.study import Study
+
+from data.errors import UserError
 from nas.pareto import Point, extremes, knee, pareto_front
-from studies.storage import TrialRow
+from studies.settings import OBJECTIVES
+from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
 
 
@@ -105,3 +109,21 @@ def measured(folder: Path) -> dict[str, Any]:
         known["latency_ms"] = max(one_thread, key=lambda row: row["image_size"])["p50_ms"]
         known["file_bytes"] = benchmark["file_bytes"]
     return known
+
+
+def read_front(workspace: Workspace, storage_url: str | None) -> list[dict[str, Any]]:
+    """The front of a study as its database has it now.
+
+    Raises:
+        UserError: there is no such study, or no trial of it has completed.
+    """
+    study = load_study(workspace.study, storage_url or workspace.storage_url)
+    rows = completed_trials(study)
+    if not rows:
+        raise UserError(f"study {workspace.study!r} has no completed trial yet")
+    return front_rows(workspace, rows, cost_name(study))
+
+
+def cost_name(study: Study) -> str:
+    """The name of the value that a study lowers."""
+    return OBJECTIVES[study.user_attrs[SETTINGS]["objective"]]

@@ -5,18 +5,19 @@ already; so the same command goes on where it was stopped.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.augment import AugmentSettings
 from data.errors import UserError
 from data.files import write_json
-from data.loader import AugmentSettings, ShardLoader
+from data.loader import ShardLoader
 from data.progress import Progress, silent
 from data.sample import ImageSource
-from data.shards import ShardSet, ShardSettings, prepare_shards, shard_folder
+from data.shards import ShardSet, ShardSettings
 from data.sources import open_source
 from nas.device import choose_device
 from nas.fidelity import (
@@ -45,6 +46,8 @@ from search_spaces.supernet import Supernet
 from studies.chosen import RetrainRequest, export_trial, measure_trial, retrain_trial
 from studies.executors import local_workers
 from studies.front import choose_to_retrain, front_rows, front_trials
+from studies.preparation import prepare_source
+from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
 from studies.settings import OBJECTIVES, StudySettings
@@ -53,14 +56,7 @@ from studies.storage import TrialRow, saved_settings
 from studies.study_report import write_study_report
 from studies.workspace import Workspace
 
-Say = Callable[[str], None]
-"""Called with one line for the person who watches."""
-
 LOOKAHEAD = 4
-
-
-def unsaid(line: str) -> None:
-    """A watcher that is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,18 +209,13 @@ class _Job:
         )
 
     def _prepare(self, source: ImageSource) -> tuple[ShardSet, Path]:
-        settings = ShardSettings(seed=self.request.seed)
-        shards = prepare_shards(
+        return prepare_source(
             source,
             self.workspace.shards,
-            settings,
-            workers=usable_cores(),
+            ShardSettings(seed=self.request.seed),
+            say=self.say,
             progress=self.progress,
         )
-        for name in shards.rebuilt:
-            self.say(f"shard {name} was damaged and has been made again")
-        self.say(f"shards: {len(shards)} crops of {shards.image_size} px, hash {shards.hash[:16]}")
-        return shards, shard_folder(source, self.workspace.shards, settings)
 
     def _supernet(self, shards: ShardSet) -> Path:
         request, settings = self.request, self.schedule.supernet
@@ -259,7 +250,7 @@ class _Job:
         train_supernet(trainer, batches, path, facts=facts, progress=self.progress)
         return path
 
-    def _settings(self, data_hash: str) -> StudySettings:
+    def _settings(self, data_hash: str, supernet: Path) -> StudySettings:
         request = self.request
         return StudySettings(
             space=SPACE.fingerprint,
@@ -270,14 +261,14 @@ class _Job:
             seed=request.seed,
             lookahead=LOOKAHEAD,
             starts=tuple(architecture.key for architecture in starting_points(SPACE)),
-            stages={"schedule": self.schedule.to_json()},
+            stages={"schedule": self.schedule.to_json(), "supernet": supernet.stem},
         )
 
     def _search(self, shards: ShardSet, job: ProxyJob) -> tuple[TrialRow, ...]:
         search = Search(
             study_name=self.workspace.study,
             storage_url=self.request.url,
-            settings=self._settings(shards.hash),
+            settings=self._settings(shards.hash, job.supernet),
             space=SPACE,
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
         )

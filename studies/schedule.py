@@ -57,20 +57,6 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     def between(small: int, full: int) -> int:
         return round(small + size * (full - small))
 
-    short = FitSettings(
-        steps=between(150, 500),
-        batch_size=8,
-        image_size=320,
-        learning_rate=2e-3,
-        average_decay=0.98,
-    )
-    long = FitSettings(
-        steps=between(2_000, 20_000),
-        batch_size=32,
-        image_size=640,
-        learning_rate=2e-3,
-        average_decay=0.999,
-    )
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
@@ -79,7 +65,30 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
         proxy=ProxySettings(fit=FitSettings(steps=between(25, 40), batch_size=8)),
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=between(100, 250), batch_size=8),
-        retrain=long if cuda else short,
+        retrain=retrain_settings(size, cuda=cuda),
+    )
+
+
+def retrain_settings(size: float, *, cuda: bool) -> FitSettings:
+    """Full-size training. size: 0 for the shortest, 1 for the usual length."""
+
+    def between(small: int, full: int) -> int:
+        return round(small + size * (full - small))
+
+    if cuda:
+        return FitSettings(
+            steps=between(2_000, 20_000),
+            batch_size=32,
+            image_size=640,
+            learning_rate=2e-3,
+            average_decay=0.999,
+        )
+    return FitSettings(
+        steps=between(150, 500),
+        batch_size=8,
+        image_size=320,
+        learning_rate=2e-3,
+        average_decay=0.98,
     )
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.report import ReportData, write_report
-from studies.front import front_rows
-from studies.settings import OBJECTIVES
+from studies.front import cost_name, front_rows
 from studies.storage import SETTINGS, completed_trials, load_study
 from studies.workspace import Workspace
 
@@ -18,8 +17,7 @@ def write_study_report(workspace: Workspace, storage_url: str) -> Path:
         UserError: there is no such study.
     """
     study = load_study(workspace.study, storage_url)
-    settings = study.user_attrs[SETTINGS]
-    cost = OBJECTIVES[settings["objective"]]
+    settings, cost = study.user_attrs[SETTINGS], cost_name(study)
     rows = completed_trials(study)
     front = front_rows(workspace, rows, cost)
     target = workspace.file("report.html")

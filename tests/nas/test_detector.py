@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from nas.detector import FaceDetector, prepare_image
-from nas.drawing import draw
 from nas.records import CHECKOUT
 from tests.tiny_onnx import write_tiny_onnx
 
@@ -147,19 +146,3 @@ loaded = {{"torch", "optuna", "onnx", "pandas", "scipy", "plotly"}} & set(sys.mo
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
-
-
-def test_drawing_leaves_the_image_and_marks_the_box() -> None:
-    image = np.zeros((60, 80, 3), np.uint8)
-    boxes = np.array([[20, 20, 50, 50], [-5, -5, 90, 90], [1, 1, 4, 4]], np.float32)
-    picture = draw(image, boxes, np.array([0.9, 0.8, 0.7], np.float32))
-    assert not image.any()
-    assert picture.shape == image.shape
-    assert picture[50, 35].any()
-    assert not picture[40, 35].any()
-
-
-def test_drawing_nothing_changes_nothing() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (10, 10, 3)).astype(np.uint8)
-    none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-    assert (draw(image, *none) == image).all()

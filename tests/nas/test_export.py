@@ -10,14 +10,14 @@ import torch
 from data.errors import UserError
 from nas.export import DecodedDetector, export_onnx
 from objectives.session import open_session
+from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
 
 
-def trained(seed: int) -> Detector:
-    """A random network of the space whose batch norms have seen something."""
-    torch.manual_seed(seed)
-    architecture = SPACE.decode(SPACE.random_genotype(np.random.default_rng(seed)))
+def settled(architecture: Architecture) -> Detector:
+    """A network whose batch norms have seen something."""
+    torch.manual_seed(0)
     network = build(architecture).train()
     with torch.no_grad():
         network(torch.rand(2, 3, 64, 64) * 255)
@@ -26,14 +26,14 @@ def trained(seed: int) -> Detector:
 
 @pytest.fixture(scope="module")
 def network() -> Detector:
-    return trained(0)
+    return settled(SPACE.corner(largest=False))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_random_architectures_agree_with_torch_at_shapes_they_were_not_traced_at(
     tmp_path: Path, seed: int
 ) -> None:
-    model = trained(seed)
+    model = settled(SPACE.decode(SPACE.random_genotype(np.random.default_rng(seed))))
     path = tmp_path / "model.onnx"
     report = export_onnx(model, path, metadata={})
     assert report.max_difference <= 1e-4

@@ -52,6 +52,7 @@ def page_of(data: ReportData, folder: Path) -> tuple[str, dict[str, Any]]:
     page = (folder / "report.html").read_text(encoding="utf-8")
     found = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
     assert found
+    assert "<" not in found[1], "nothing in the data can end the script element"
     return page, json.loads(found[1])
 
 

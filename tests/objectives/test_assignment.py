@@ -158,12 +158,12 @@ def test_images_do_not_affect_each_other() -> None:
 
 
 def test_oblong_images_use_the_right_columns_and_rows() -> None:
-    levels = [torch.zeros(1, 6, 64 // s, 128 // s) for s in STRIDES]
-    face = torch.tensor([[[100.0, 20, 108, 28]]])
-    points, strides = level_points(levels)
-    chosen = points[assigned(levels, face)[0] == 0]
-    assert len(chosen)
-    assert (chosen - torch.tensor([104.0, 24.0])).abs().max() <= strides.min()
+    for width, height in ((128, 64), (64, 128)):
+        levels = [torch.zeros(1, 6, height // s, width // s) for s in STRIDES]
+        points, _ = level_points(levels)
+        for point in range(width * height // 64):  # each point of the finest level
+            face = torch.cat([points[point] - 4, points[point] + 4])[None, None]
+            assert assigned(levels, face)[0, point] == 0, (width, height, point)
 
 
 def test_numbers_that_are_not_finite_end_too() -> None:

@@ -1,5 +1,6 @@
 """Parameters and MACs: three ways to one number, and what other counters make of it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,15 @@ from search_spaces.space import SPACE
 from search_spaces.supernet import covering_architectures
 
 SMALLEST = SPACE.corner(largest=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more by waiting for other threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_architectures(count: int, *, seed: int) -> list[Architecture]:

@@ -1,14 +1,17 @@
 """The peak of activations: against the recursion that defines it, and against the real modules."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from objectives.memory import (
     best_order_peak,
@@ -22,6 +25,15 @@ from search_spaces.architecture import Architecture
 from search_spaces.network import build
 from search_spaces.space import SPACE
 from search_spaces.supernet import covering_architectures
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more by waiting for other threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_architectures(count: int, *, seed: int) -> list[Architecture]:
@@ -215,9 +227,8 @@ def test_every_layer_of_the_space_agrees_with_the_recursion() -> None:
         assert best_order_peak(layer) == recursive_peak(layer)
 
 
-VIEWS = {"view", "_unsafe_view", "expand", "transpose", "unsqueeze", "slice", "getitem", "detach"}
 IN_PLACE = {
-    *("native_batch_norm", "_native_batch_norm_legit_no_training", "relu", "relu_"),
+    *("native_batch_norm", "_native_batch_norm_legit_no_training", "relu"),
     *("hardsigmoid", "sigmoid", "add", "sub", "mul", "div"),
 }
 MAKING = {
@@ -226,43 +237,56 @@ MAKING = {
 }
 
 
-def numbers_in(node: fx.Node) -> int:
-    """Of the tensor a node makes; of the first, where there are statistics or indices with it."""
-    value = node.meta["val"]
-    first = value[0] if isinstance(value, tuple) else value
-    return int(first.numel())
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down the operators that torch runs; what shares its input's storage is a view."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators = [make_operator((), image.numel())]
+        self.positions = {self.storage(image): 0}
+        self.alive: list[Any] = [image]  # so that no storage is used twice
+
+    @staticmethod
+    def storage(x: Tensor) -> int:
+        return int(x.untyped_storage()._cdata)
+
+    def find(self, tree: Any) -> tuple[int, ...]:
+        """Operators whose tensors are among the values: not weights, nor what comes of them."""
+        storages = [self.storage(x) for x in tree_leaves(tree) if isinstance(x, Tensor)]
+        return tuple(dict.fromkeys(self.positions[x] for x in storages if x in self.positions))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = self.find([args, kwargs])
+        y = result[0] if isinstance(result, tuple) else result  # no statistics, no indices
+        if inputs and isinstance(y, Tensor) and self.storage(y) not in self.positions:
+            kind = func.overloadpacket.__name__
+            assert kind in IN_PLACE | MAKING, kind
+            same = [i for i in inputs if self.operators[i].elements == y.numel()]
+            over = tuple(same) if kind in IN_PLACE else ()
+            self.positions[self.storage(y)] = len(self.operators)
+            self.operators.append(make_operator(inputs, y.numel(), over=over))
+        self.alive.append(result)
+        return result
 
 
-def traced_layer(architecture: Architecture, image_size: int) -> Layer:
-    """The operators that torch runs for the real modules, none of them fused or left out."""
+def recorded_layer(architecture: Architecture, image_size: int) -> Layer:
+    """The operators of the real modules, none of them fused or left out."""
     with torch.device("meta" if image_size > 100 else "cpu"), torch.no_grad():
-        traced = make_fx(build(architecture).eval())(torch.zeros(1, 3, image_size, image_size))
-    operators: list[Operator] = []
-    position: dict[fx.Node, int] = {}  # of the operator whose tensor a node is or looks into
-    for node in traced.graph.nodes:
-        inputs = tuple(dict.fromkeys(position[x] for x in node.all_input_nodes if x in position))
-        if node.op == "output":
-            return make_layer(operators, *inputs)
-        if node.op != "placeholder" and not inputs:
-            continue  # what depends on weights alone
-        kind = node.name if node.op == "placeholder" else node.target.__name__.split(".")[0]
-        if kind in VIEWS:
-            (position[node],) = inputs
-            continue
-        assert kind in IN_PLACE or kind in MAKING or node.op == "placeholder", kind
-        elements = numbers_in(node)
-        same = tuple(i for i in inputs if operators[i].elements == elements)
-        position[node] = len(operators)
-        over = same if kind in IN_PLACE else ()
-        operators.append(make_operator(inputs, elements, over=over))
-    raise AssertionError("a graph ends with its output")
+        model = build(architecture).eval()
+        recorder = Recorder(torch.zeros(1, 3, image_size, image_size))
+        with recorder:
+            levels = model(recorder.alive[0])
+    return make_layer(recorder.operators, *recorder.find(levels))
 
 
 def test_the_real_modules_need_what_the_architecture_says() -> None:
     architectures = [*covering_architectures(SPACE), *random_architectures(60, seed=4)]
     for architecture in architectures:
         expected = peak_activation_bytes(architecture, image_size=64)
-        assert 4 * best_order_peak(traced_layer(architecture, 64)) == expected, architecture.key
+        assert 4 * best_order_peak(recorded_layer(architecture, 64)) == expected, architecture.key
 
 
 def test_they_need_it_at_the_size_that_is_deployed_too() -> None:
@@ -273,7 +297,7 @@ def test_they_need_it_at_the_size_that_is_deployed_too() -> None:
     ]
     for architecture in [*with_search[:3], *random_architectures(3, seed=6)]:
         expected = peak_activation_bytes(architecture, image_size=640)
-        assert 4 * best_order_peak(traced_layer(architecture, 640)) == expected, architecture.key
+        assert 4 * best_order_peak(recorded_layer(architecture, 640)) == expected, architecture.key
 
 
 def test_more_pixels_need_more_memory() -> None:

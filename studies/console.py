@@ -1,0 +1,120 @@
+"""What the command line shows: progress bars and tables."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from data.progress import Progress as Listener
+from data.quantities import show_quantity
+from nas.benchmark import BenchmarkReport
+
+
+@contextmanager
+def shown_progress() -> Iterator[Listener]:
+    """A listener that draws one bar for each kind of work, on standard error."""
+    tasks: dict[str, TaskID] = {}
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+    def listen(label: str, done: int, total: int) -> None:
+        if label not in tasks:
+            tasks[label] = bars.add_task(label, total=total)
+        bars.update(tasks[label], completed=done, total=total)
+        if done >= total:
+            bars.remove_task(tasks.pop(label))
+
+    with bars:
+        yield listen
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; numbers stand right."""
+    table = Table(box=None, pad_edge=False)
+    for position, name in enumerate(columns):
+        is_text = any(not _is_number(row[position]) for row in rows if row[position] != "-")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit()
+
+
+def show_front(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the Pareto front, cheapest network first."""
+    columns = ("trial", "ap", "retrained", "params", "MACs", "peak", "ms", "role", "architecture")
+    show_table(
+        columns,
+        [
+            (
+                str(row["trial"]),
+                f"{row['ap']:.3f}",
+                f"{row['retrained_ap']:.3f}" if "retrained_ap" in row else "-",
+                show_quantity(row["params"]),
+                show_quantity(row["macs"]),
+                f"{show_quantity(row['peak_bytes'])}B",
+                f"{row['latency_ms']:.1f}" if "latency_ms" in row else "-",
+                row["role"] or "-",
+                row["key"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_evaluation(result: dict[str, Any]) -> None:
+    """Print average precision, in all and by face height."""
+    low, high = result["interval"]
+    print_line = Console(highlight=False, soft_wrap=True).print
+    print_line(f"{result['data']}; {result['image_size']}; {result['setting']}")
+    print_line(
+        f"AP {result['ap']:.3f} (90 % interval {low:.3f} to {high:.3f}) at IoU "
+        f"{result['iou_threshold']}, recall {result['recall']:.3f}, "
+        f"{result['faces']} faces in {result['images']} images"
+    )
+    show_table(
+        ("face height", "faces", "ap"),
+        [
+            (name, str(stratum["faces"]), f"{stratum['ap']:.3f}")
+            for name, stratum in result["strata"].items()
+        ],
+    )
+
+
+def show_benchmark(report: BenchmarkReport) -> None:
+    """Print latencies and the file's size."""
+    show_table(
+        ("image size", "threads", "p50 ms", "p90 ms"),
+        [
+            (
+                str(latency.image_size),
+                str(latency.threads),
+                f"{latency.p50_ms:.2f}",
+                f"{latency.p90_ms:.2f}",
+            )
+            for latency in report.latencies
+        ],
+    )
+    size = show_quantity(report.file_bytes)
+    Console(highlight=False).print(f"file: {size}B, ONNX Runtime CPU, batch 1, no NMS")
