@@ -28,9 +28,10 @@ def parse_quantity(text: str) -> int:
 
 def show_quantity(value: float) -> str:
     """A number with three significant digits and a decimal K, M or G."""
+    value = float(f"{value:.3g}")  # rounded first: 999,600 is 1M, not 1000K
     for suffix in ("G", "M", "K"):
         if abs(value) >= _FACTORS[suffix]:
-            return f"{value / _FACTORS[suffix]:.3g}{suffix}"
+            return f"{value / _FACTORS[suffix]:g}{suffix}"
     return f"{value:.3g}"
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def dense_distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """How far a student's levels are from a teacher's; 0 only where they agree.
+    """How far a student's levels are from a teacher's; least, with gradient 0, where they agree.
 
     student, teacher: levels as `Detector` gives them, of equal shapes; no gradient reaches the
     teacher. Class logits follow the teacher's face probability at every position (cross-entropy

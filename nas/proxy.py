@@ -1,5 +1,6 @@
 """What one candidate is worth, in seconds: a short fit from the supernet's weights."""
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from data.augment import AugmentSettings
 from data.loader import ShardLoader
 from data.shards import ShardSet, open_shards
 from nas.export import export_onnx
-from nas.fitting import FitSettings, fit, seeded, to_channels_last
+from nas.fitting import FitSettings, NotFiniteError, fit, seeded, to_channels_last
 from nas.inference import detect_images, recalibrate
 from nas.supernet_training import load_supernet
 from objectives.average_precision import PrecisionReport, evaluate_detections
@@ -100,7 +101,10 @@ class ProxyJob:
 
 
 class ProxyEvaluator:
-    """Scores of a candidate by its architecture: inherit, fit, recalibrate, judge."""
+    """Scores of a candidate by its architecture: inherit, fit, recalibrate, judge.
+
+    A fit that diverges scores NaN, which fails its trial and not the search.
+    """
 
     def __init__(self, job: ProxyJob) -> None:
         device = torch.device(job.device)
@@ -112,8 +116,11 @@ class ProxyEvaluator:
 
     def __call__(self, architecture: Architecture, trial: int) -> dict[str, Any]:  # noqa: ARG002
         network = self._fitter.inherit(self._supernet, architecture)
-        report = self._fitter.judge(self._fitter.fit(network, self._fitter.settings.fit))
-        scores = report_scores(report)
+        try:
+            fitted = self._fitter.fit(network, self._fitter.settings.fit)
+        except NotFiniteError:
+            return {"ap": math.nan, "latency_ms": math.nan}
+        scores = report_scores(self._fitter.judge(fitted))
         if self._latency_image_size is not None:
             scores["latency_ms"] = exported_latency(network, image_size=self._latency_image_size)
         return scores

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from data.errors import UserError
-from data.files import whole_file
+from data.files import write_text
 from data.loader import BatchSource, prefetched
 from data.progress import Progress, silent
 from nas.fitting import FitSettings, NotFiniteError, Trainer
-from nas.weights import save_detector
+from nas.weights import save_detector, save_state
 from search_spaces.network import Detector
 
 CHECKPOINT_STEPS = 100
@@ -71,8 +71,7 @@ def retrain(
         if report.step % CHECKPOINT_STEPS == 0 and report.step < settings.steps:
             _save(checkpoint, trainer, identity, rows)
     seconds = time.perf_counter() - start
-    with whole_file(folder / "training.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / "training.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     result = trainer.result
     if not isinstance(result, Detector):
         raise TypeError(f"result must be a Detector, got {type(result).__name__}")
@@ -85,8 +84,7 @@ def retrain(
 def _save(
     path: Path, trainer: Trainer, identity: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
-    with whole_file(path) as temporary:
-        torch.save({"identity": identity, "rows": rows, **trainer.state_dict()}, temporary)
+    save_state(path, {"identity": identity, "rows": rows, **trainer.state_dict()})
 
 
 def _resume(trainer: Trainer, path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from data.files import whole_file
 from data.loader import BatchSource
 from data.progress import Progress, silent
 from nas.distillation import dense_distillation_loss
@@ -33,7 +32,7 @@ from nas.fitting import (
     make_optimizer,
     targets_to_tensors,
 )
-from nas.weights import load_weights, save_weights
+from nas.weights import load_weights, save_state, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.loss import detection_loss
@@ -192,7 +191,8 @@ def train_supernet(
     """
     checkpoint = path.with_suffix(".checkpoint")
     if checkpoint.is_file():
-        trainer.load_state_dict(torch.load(checkpoint, weights_only=True))
+        state = torch.load(checkpoint, weights_only=True, map_location=trainer.device)
+        trainer.load_state_dict(state)
     steps = trainer.settings.fit.steps
     while trainer.step_count < steps:
         batch = batches.batch(trainer.step_count)
@@ -202,7 +202,6 @@ def train_supernet(
         )
         progress("supernet", trainer.step_count, steps)
         if trainer.step_count % CHECKPOINT_STEPS == 0:
-            with whole_file(checkpoint) as temporary:
-                torch.save(trainer.state_dict(), temporary)
+            save_state(checkpoint, trainer.state_dict())
     save_weights(path, trainer.supernet.state_dict(), facts)
     checkpoint.unlink(missing_ok=True)

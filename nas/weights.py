@@ -1,12 +1,13 @@
 """Weights on disk: safetensors files that say which network they are for."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from data.errors import UserError
@@ -18,8 +19,17 @@ from search_spaces.network import Detector, build
 def save_weights(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON facts about them, whole or not at all."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = save(plain, {name: json.dumps(value) for name, value in facts.items()})
     with whole_file(path) as temporary:
-        save_file(plain, temporary, {name: json.dumps(value) for name, value in facts.items()})
+        temporary.write_bytes(content)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what training can go on from, whole or not at all; `torch.load` reads it."""
+    content = io.BytesIO()  # torch, writing to a full disk itself, hides the cause
+    torch.save(state, content)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

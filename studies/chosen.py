@@ -14,11 +14,12 @@ from data.loader import FullSizeLoader
 from data.progress import Progress, silent
 from data.quantities import parse_image_size
 from data.sample import ImageSource
+from data.sources import ready_to_train
 from nas.benchmark import benchmark
 from nas.evaluate import evaluate_model
 from nas.export import export_onnx
 from nas.fitting import FitSettings, seeded
-from nas.records import record_header
+from nas.records import record_header, usable_cores
 from nas.retrain import retrain
 from nas.supernet_training import load_supernet
 from nas.weights import load_detector
@@ -30,6 +31,9 @@ from studies.storage import SETTINGS, find_trial, load_study
 from studies.workspace import Workspace
 
 STARTS = ("supernet", "scratch")
+
+MADE_FROM_WEIGHTS = ("model.onnx", "export.json", "evaluation.json", "benchmark.json")
+"""Files of a trial that new weights make untrue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class RetrainOptions:
             raise unknown_name("start", self.start, STARTS)
         if self.image_size is not None:
             parse_image_size(self.image_size)
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UserError(f"--learning-rate must be positive, got {self.learning_rate}")
 
 
 def plan_retrain(
@@ -113,11 +119,12 @@ def retrain_trial(
 ) -> dict[str, Any]:
     """Train the network of a trial at full size; writes `weights.safetensors` and `retrain.json`.
 
-    A retraining that was cut goes on from its checkpoint.
+    A retraining that was cut goes on from its checkpoint. When it is done, what was made from
+    the weights before is deleted.
     """
     folder = workspace.trial(request.trial)
     batches = FullSizeLoader(
-        source,
+        ready_to_train(source, workers=usable_cores(), progress=progress),
         batch_size=request.settings.batch_size,
         image_size=request.settings.image_size,
         seed=request.seed,
@@ -132,6 +139,8 @@ def retrain_trial(
         facts={"trial": request.trial, "data": source.description, "seed": request.seed},
         progress=progress,
     )
+    for name in MADE_FROM_WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
     result = {
         **record_header(seed=request.seed, data_hash=source.fingerprint()),
         "trial": request.trial,
@@ -174,7 +183,7 @@ def export_trial(workspace: Workspace, trial: int) -> dict[str, Any]:
         folder / "model.onnx",
         metadata={"trial": str(trial), "trained_on": str(facts.get("data", ""))},
     )
-    result = {**record_header(seed=None, data_hash=None), **asdict(report)}
+    result = {**record_header(seed=None, data_hash=None), **report.to_json()}
     write_json(folder / "export.json", result)
     return result
 

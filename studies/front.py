@@ -106,7 +106,8 @@ def measured(folder: Path) -> dict[str, Any]:
     if (folder / "benchmark.json").is_file():
         benchmark = json.loads((folder / "benchmark.json").read_text())
         one_thread = [row for row in benchmark["latencies"] if row["threads"] == 1]
-        known["latency_ms"] = max(one_thread, key=lambda row: row["image_size"])["p50_ms"]
+        if one_thread:
+            known["latency_ms"] = max(one_thread, key=lambda row: row["image_size"])["p50_ms"]
         known["file_bytes"] = benchmark["file_bytes"]
     return known
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.augment import AugmentSettings
-from data.errors import UserError
+from data.errors import UserError, unknown_name
 from data.files import write_json
 from data.loader import ShardLoader
 from data.progress import Progress, silent
@@ -50,7 +50,7 @@ from studies.preparation import prepare_source
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
-from studies.settings import OBJECTIVES, StudySettings
+from studies.settings import OBJECTIVES, SAMPLERS, StudySettings
 from studies.stopwatch import Stopwatch
 from studies.storage import TrialRow, saved_settings
 from studies.study_report import write_study_report
@@ -85,6 +85,10 @@ class JobRequest:
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise UserError(f"--budget must be at least 1 trial, got {self.budget}")
+        if self.objective not in OBJECTIVES:
+            raise unknown_name("objective", self.objective, tuple(OBJECTIVES))
+        if self.sampler not in SAMPLERS:
+            raise unknown_name("sampler", self.sampler, SAMPLERS)
         if self.retrain not in ("auto", "all", "none") and not self.retrain.isdecimal():
             raise UserError(
                 f"--retrain must be auto, all, none or a number of networks, got {self.retrain!r}"

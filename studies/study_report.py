@@ -44,7 +44,9 @@ def write_study_report(workspace: Workspace, storage_url: str) -> Path:
         benchmark=[
             {"trial": row["trial"], **latency}
             for row in retrained
-            for latency in _json(workspace.trial(row["trial"]) / "benchmark.json")["latencies"]
+            for latency in _json(workspace.trial(row["trial"]) / "benchmark.json").get(
+                "latencies", []
+            )
         ],
         stages=list(_json(workspace.file("timings.json")).items()),
         fidelity=_fidelity(_json(workspace.file("fidelity.json"))),

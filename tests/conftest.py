@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 WIDER_ROOT = Path(__file__).parents[2] / "shared" / "widerface"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` run where CUDA is, tests marked `real` where the images are."""
-    import torch
-
     reasons = {
         "real": None if WIDER_ROOT.is_dir() else f"no real images at {WIDER_ROOT}",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
