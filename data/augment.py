@@ -42,6 +42,10 @@ OFF = AugmentSettings(flip_share=0, zoom=1, brightness=0, contrast=1, colour=1)
 """Nothing is changed; a picture smaller than the image is still cut at a random place."""
 
 
+LIGHT = AugmentSettings(zoom=1, brightness=0, contrast=1, colour=1)
+"""Mirroring alone: short fits see each picture a few times only, and learn faster without more."""
+
+
 def draw_view(
     image_size: int, *, size: int, settings: AugmentSettings, rng: np.random.Generator
 ) -> View:

@@ -14,7 +14,6 @@ from data.progress import Progress, silent
 from data.sample import Batch
 from objectives.loss import Losses, detection_loss
 
-
 NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 

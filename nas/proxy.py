@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from data.augment import AugmentSettings
+from data.augment import LIGHT
 from data.loader import ShardLoader
 from data.shards import ShardSet, open_shards
 from nas.export import export_onnx
@@ -70,7 +70,7 @@ class CandidateFitter:
             batch_size=settings.batch_size,
             image_size=settings.image_size,
             seed=self._seed,
-            augment=AugmentSettings(),
+            augment=LIGHT,
         )
         fit(network, batches, settings)
         return network

@@ -20,9 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.augment import LIGHT
 from data.errors import UserError
-from data.loader import BatchSource
+from data.files import whole_file
+from data.loader import BatchSource, ShardLoader
 from data.progress import Progress, silent
+from data.sample import Batch
+from data.shards import open_shards
 from nas.distillation import dense_distillation_loss
 from nas.fitting import (
     FitSettings,
@@ -32,12 +36,13 @@ from nas.fitting import (
     make_optimizer,
     targets_to_tensors,
 )
-from nas.weights import load_weights, save_state, save_weights
+from nas.team import Team, work_together
+from nas.weights import load_weights, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.loss import detection_loss
 from search_spaces.architecture import Architecture
-from search_spaces.space import Space
+from search_spaces.space import SPACE, Space
 from search_spaces.supernet import Supernet
 
 POOL_SIZE = 1024
@@ -49,12 +54,14 @@ CHECKPOINT_STEPS = 100
 class SupernetSettings:
     """How a supernet is trained.
 
-    fit: steps, batch, image size and rate. random_architectures: drawn each step beside the
-    heavy and the smallest one. distillation_weight: of the distillation beside the detection
-    loss.
+    fit: steps, images of one share of a step, image size and rate. shares: parts of a step's
+    batch, each normalised by itself; their gradients are averaged, whichever process found
+    them. random_architectures: drawn each step beside the heavy and the smallest one.
+    distillation_weight: of the distillation beside the detection loss.
     """
 
     fit: FitSettings
+    shares: int = 2
     random_architectures: int = 1
     distillation_weight: float = 1.0
 
@@ -115,11 +122,14 @@ class SupernetTrainer:
         settings: SupernetSettings,
         *,
         seed: int,
-        device: torch.device,
+        team: Team,
     ) -> None:
-        self.supernet = supernet.to(device)
+        if settings.shares % team.size:
+            raise ValueError(f"team size must divide the {settings.shares} shares, got {team.size}")
+        self.supernet = supernet
         self.settings = settings
-        self.device = device
+        self.device = next(supernet.parameters()).device
+        self._team = team
         self.step_count = 0
         self._pool = pool
         self._heavy = pool[-max(1, round(HEAVY_SHARE * len(pool))) :]
@@ -134,8 +144,8 @@ class SupernetTrainer:
         drawn = generator.choice(len(self._pool), self.settings.random_architectures)
         return [heavy, self._smallest, *(self._pool[i] for i in drawn)]
 
-    def step(self, images: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> float:
-        """Train this step's architectures on one batch; the heavy one's loss.
+    def step(self, batches: BatchSource) -> float:
+        """Train this step's architectures; the heavy one's loss on this process's shares.
 
         Raises:
             NotFiniteError: a loss became NaN or infinite; the weights are those before the step.
@@ -143,13 +153,30 @@ class SupernetTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step_count, self.settings.fit)
         self._optimizer.zero_grad(set_to_none=True)
+        shares = range(self._team.rank, self.settings.shares, self._team.size)
+        losses = [
+            self._learn(batches.batch(self.step_count * self.settings.shares + share))
+            for share in shares
+        ]
+        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        self._team.add_up(gradients)
+        torch._foreach_div_(gradients, self.settings.shares)
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
+        self._optimizer.step()
+        self.step_count += 1
+        return sum(losses) / len(losses)
+
+    def _learn(self, batch: Batch) -> float:
+        """Add the gradients of one share of the batch; the heavy architecture's loss."""
+        images = images_to_tensor(batch.images, self.device)
+        targets = targets_to_tensors(batch, self.device)
         teacher: tuple[Tensor, ...] | None = None
         teacher_loss = 0.0
         for architecture in self.sandwich(self.step_count):
             levels = self.supernet(images, architecture)
             loss = detection_loss(levels, *targets).total
             if teacher is None:
-                teacher, teacher_loss = levels, float(loss.detach())
+                teacher, teacher_loss = levels, loss.item()
             else:
                 loss = loss + self.settings.distillation_weight * dense_distillation_loss(
                     levels, teacher
@@ -157,9 +184,6 @@ class SupernetTrainer:
             if not torch.isfinite(loss):
                 raise NotFiniteError(f"loss is {loss.item()} at supernet step {self.step_count}")
             loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
-        self._optimizer.step()
-        self.step_count += 1
         return teacher_loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,31 +201,74 @@ class SupernetTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def train_supernet(
-    trainer: SupernetTrainer,
-    batches: BatchSource,
-    path: Path,
-    *,
-    facts: dict[str, Any],
-    progress: Progress = silent,
-) -> None:
-    """Train to the last step and write the weights to `path`; go on from a checkpoint beside it.
+@dataclass(frozen=True, slots=True)
+class SupernetJob:
+    """All that the processes of one supernet training need, picklable.
 
-    facts: JSON values stored in the file; `load_supernet` wants "space" among them.
+    shards: folder of the crops. held_out_share: of their source images, never trained on.
+    path: of the weights. facts: JSON values stored in the file beside the space and the
+    settings. device: where to train.
     """
-    checkpoint = path.with_suffix(".checkpoint")
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True, map_location=trainer.device)
-        trainer.load_state_dict(state)
-    steps = trainer.settings.fit.steps
-    while trainer.step_count < steps:
-        batch = batches.batch(trainer.step_count)
-        trainer.step(
-            images_to_tensor(batch.images, trainer.device),
-            targets_to_tensors(batch, trainer.device),
-        )
-        progress("supernet", trainer.step_count, steps)
+
+    shards: Path
+    held_out_share: float
+    limits: Limits
+    settings: SupernetSettings
+    seed: int
+    path: Path
+    facts: dict[str, Any]
+    device: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """Holds the state of an unfinished training."""
+        return self.path.with_suffix(".checkpoint")
+
+
+def train_supernet(job: SupernetJob, *, processes: int, progress: Progress = silent) -> None:
+    """Train to the last step and write the weights; go on from a checkpoint if there is one.
+
+    The weights do not depend on the number of processes; more than the shares of a step have
+    nothing to do.
+    """
+    size = max(n for n in range(1, processes + 1) if job.settings.shares % n == 0)
+    work_together(_work, job, size=size, lead=lambda team: _train(team, job, progress=progress))
+
+
+def _work(team: Team, job: SupernetJob) -> None:
+    _train(team, job, progress=silent)
+
+
+def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
+    settings = job.settings
+    train, _ = open_shards(job.shards).split(job.held_out_share, seed=job.seed)
+    batches = ShardLoader(
+        train,
+        batch_size=settings.fit.batch_size,
+        image_size=settings.fit.image_size,
+        seed=job.seed,
+        augment=LIGHT,
+    )
+    trainer = SupernetTrainer(
+        Supernet(SPACE, seed=job.seed).to(job.device),
+        feasible_pool(SPACE, job.limits, size=POOL_SIZE, seed=job.seed),
+        SPACE.corner(largest=False),
+        settings,
+        seed=job.seed,
+        team=team,
+    )
+    if job.checkpoint.is_file():
+        trainer.load_state_dict(torch.load(job.checkpoint, weights_only=True))
+    leads = team.rank == 0
+    while trainer.step_count < settings.fit.steps:
+        trainer.step(batches)
+        if not leads:
+            continue
+        progress("supernet", trainer.step_count, settings.fit.steps)
         if trainer.step_count % CHECKPOINT_STEPS == 0:
-            save_state(checkpoint, trainer.state_dict())
-    save_weights(path, trainer.supernet.state_dict(), facts)
-    checkpoint.unlink(missing_ok=True)
+            with whole_file(job.checkpoint) as temporary:
+                torch.save(trainer.state_dict(), temporary)
+    if leads:
+        facts = {**job.facts, "space": SPACE.fingerprint, "settings": asdict(settings)}
+        save_weights(job.path, trainer.supernet.state_dict(), facts)
+        job.checkpoint.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ class LossSettings:
 
     class_weight: float = 1.0
     quality_weight: float = 0.5
-    box_weight: float = 2.0
+    box_weight: float = 5.0
     focus: float = 2.0
     least_target: float = 1.0
     ignored_coverage: float = 0.5

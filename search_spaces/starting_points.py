@@ -19,7 +19,7 @@ _ONE_LAYER_HEAD = Head(sharing="shared", depth=1, width=64, attention="none")
 
 
 def starting_points(space: Space) -> tuple[Architecture, ...]:
-    """The smallest network of the space, then one plain network for each kind of block.
+    """The smallest network of the space, then a plain network for each of three blocks.
 
     The depthwise one has the widths of YuNet (Wu et al., Machine Intelligence Research 2023,
     table 1); the others spend about as much on inverted residuals (MobileNetV2,

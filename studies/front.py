@@ -37,7 +37,8 @@ def front_rows(
     """The front as plain rows, cheapest first, with what retraining, export and benchmark gave.
 
     `retrained_ap`, `onnx` (path) and `latency_ms` (p50, one thread, at the deployment size) are
-    there once they are known; `role` names the knee and the extremes.
+    there once they are known; of a study that lowers latency it is the trial's own. `role` names
+    the knee and the extremes.
     """
     front = front_trials(rows, objective)
     roles = _roles(front, objective)
@@ -50,12 +51,12 @@ def front_rows(
             "params": row.params,
             "macs": row.macs,
             "peak_bytes": row.peak_bytes,
+            **measured(workspace.trial(row.trial)),
             **{
                 name: row.scores[name]
-                for name in ("ap_interval", "smooth_ap")
+                for name in ("ap_interval", "smooth_ap", "latency_ms")
                 if name in row.scores
             },
-            **measured(workspace.trial(row.trial)),
         }
         for row in front
     ]

@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.augment import AugmentSettings
 from data.errors import UserError, unknown_name
 from data.files import write_json
-from data.loader import ShardLoader
 from data.progress import Progress, silent
 from data.sample import ImageSource
 from data.shards import ShardSet, ShardSettings
@@ -31,9 +29,7 @@ from nas.fidelity import (
 from nas.proxy import ProxyEvaluator, ProxyJob
 from nas.records import record_header, usable_cores
 from nas.supernet_training import (
-    POOL_SIZE,
-    SupernetTrainer,
-    feasible_pool,
+    SupernetJob,
     supernet_hash,
     train_supernet,
 )
@@ -42,7 +38,6 @@ from objectives.limits import Limits, audit
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
-from search_spaces.supernet import Supernet
 from studies.chosen import RetrainRequest, export_trial, measure_trial, retrain_trial
 from studies.executors import local_workers
 from studies.front import choose_to_retrain, front_rows, front_trials
@@ -131,7 +126,7 @@ class _Job:
         with self.stages.time("prepare"):
             shards, folder = self._prepare(source)
         with self.stages.time("supernet"):
-            supernet = self._supernet(shards)
+            supernet = self._supernet(shards, folder)
         job = ProxyJob(
             shards=folder,
             supernet=supernet,
@@ -221,7 +216,7 @@ class _Job:
             progress=self.progress,
         )
 
-    def _supernet(self, shards: ShardSet) -> Path:
+    def _supernet(self, shards: ShardSet, folder: Path) -> Path:
         request, settings = self.request, self.schedule.supernet
         name = supernet_hash(
             SPACE, request.limits, settings, data_hash=shards.hash, seed=request.seed
@@ -230,28 +225,18 @@ class _Job:
         if path.is_file():
             self.say(f"supernet {name}: trained before")
             return path
-        train, _ = shards.split(self.schedule.proxy.held_out_share, seed=request.seed)
-        trainer = SupernetTrainer(
-            Supernet(SPACE, seed=request.seed),
-            feasible_pool(SPACE, request.limits, size=POOL_SIZE, seed=request.seed),
-            SPACE.corner(largest=False),
-            settings,
+        job = SupernetJob(
+            shards=folder,
+            held_out_share=self.schedule.proxy.held_out_share,
+            limits=request.limits,
+            settings=settings,
             seed=request.seed,
-            device=self.device,
+            path=path,
+            facts=record_header(seed=request.seed, data_hash=shards.hash),
+            device=str(self.device),
         )
-        batches = ShardLoader(
-            train,
-            batch_size=settings.fit.batch_size,
-            image_size=settings.fit.image_size,
-            seed=request.seed,
-            augment=AugmentSettings(),
-        )
-        facts = {
-            "space": SPACE.fingerprint,
-            **record_header(seed=request.seed, data_hash=shards.hash),
-            "settings": asdict(settings),
-        }
-        train_supernet(trainer, batches, path, facts=facts, progress=self.progress)
+        processes = 1 if self.device.type == "cuda" else usable_cores()
+        train_supernet(job, processes=processes, progress=self.progress)
         return path
 
     def _settings(self, data_hash: str, supernet: Path) -> StudySettings:

@@ -60,11 +60,11 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
-            fit=FitSettings(steps=between(200, 1500), batch_size=16, image_size=128)
+            fit=FitSettings(steps=between(150, 1200), batch_size=8, learning_rate=3e-3)
         ),
-        proxy=ProxySettings(fit=FitSettings(steps=between(25, 40), batch_size=8)),
+        proxy=ProxySettings(fit=FitSettings(steps=between(30, 60), batch_size=8)),
         fidelity_candidates=between(4, 8),
-        alone=FitSettings(steps=between(100, 250), batch_size=8),
+        alone=FitSettings(steps=between(100, 400), batch_size=8),
         retrain=retrain_settings(size, cuda=cuda),
     )
 
@@ -84,7 +84,7 @@ def retrain_settings(size: float, *, cuda: bool) -> FitSettings:
             average_decay=0.999,
         )
     return FitSettings(
-        steps=between(150, 500),
+        steps=between(150, 1200),
         batch_size=8,
         image_size=320,
         learning_rate=2e-3,

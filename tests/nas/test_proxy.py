@@ -1,0 +1,110 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.shards import open_shards
+from nas.inference import detect_images
+from nas.proxy import CandidateFitter, ProxyEvaluator, ProxyJob, ProxySettings
+from nas.weights import save_weights
+from search_spaces.architecture import Architecture
+from search_spaces.space import SPACE
+from search_spaces.supernet import Supernet
+from tests.tiny_training import CPU, FIT, SMALLEST, diverge, equal_weights, tiny_shards, weights_of
+
+SETTINGS = ProxySettings(
+    fit=replace(FIT, steps=2), recalibration_images=6, held_out_share=0.3, held_out_images=5
+)
+OTHER = SPACE.decode((1, *SPACE.encode(SMALLEST)[1:]))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> ProxyJob:
+    """A job on tiny shards and an untrained supernet."""
+    folder = tmp_path_factory.mktemp("proxy")
+    supernet = folder / "supernet.safetensors"
+    save_weights(supernet, Supernet(SPACE).state_dict(), {"space": SPACE.fingerprint})
+    _, shards = tiny_shards(folder)
+    return ProxyJob(shards=shards, supernet=supernet, settings=SETTINGS, seed=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def fitter(job: ProxyJob) -> CandidateFitter:
+    return CandidateFitter(open_shards(job.shards), SETTINGS, seed=0, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def evaluator(job: ProxyJob) -> ProxyEvaluator:
+    return ProxyEvaluator(job)
+
+
+def test_no_source_image_is_both_fitted_and_judged(fitter: CandidateFitter) -> None:
+    assert not set(fitter.train.sources) & set(fitter.held_out.sources)
+    assert len(fitter.held_out) == SETTINGS.held_out_images
+
+
+def test_a_score_depends_on_the_architecture_alone(
+    evaluator: ProxyEvaluator, job: ProxyJob
+) -> None:
+    first = evaluator(SMALLEST, 0)
+    assert evaluator(OTHER, 1) != first
+    assert evaluator(SMALLEST, 7) == first
+    assert ProxyEvaluator(job)(SMALLEST, 0) == first
+
+
+def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
+    scores = evaluator(SMALLEST, 0)
+    assert json.loads(json.dumps(scores)) == scores
+    assert 0 <= scores["ap"] <= 1
+    low, high = scores["ap_interval"]
+    assert 0 <= low <= high <= 1
+    assert {"ap", "ap_interval", "smooth_ap", "recall"} <= scores.keys()
+    assert "latency_ms" not in scores
+
+
+def test_a_timed_job_scores_the_same_and_the_latency(
+    evaluator: ProxyEvaluator, job: ProxyJob
+) -> None:
+    scores = ProxyEvaluator(replace(job, latency_image_size=64))(SMALLEST, 0)
+    assert scores.pop("latency_ms") > 0
+    assert scores == evaluator(SMALLEST, 0)
+
+
+def test_a_fit_that_diverges_fails_its_trial_and_not_the_search(
+    evaluator: ProxyEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge(monkeypatch, "nas.fitting")
+    assert math.isnan(evaluator(SMALLEST, 0)["ap"])
+
+
+def test_a_candidate_inherits_a_copy(fitter: CandidateFitter) -> None:
+    supernet = Supernet(SPACE, seed=1)
+    before = weights_of(supernet)
+    network = fitter.inherit(supernet, SMALLEST)
+    shared = supernet.shared_weights(SMALLEST)
+    assert all(torch.equal(value, shared[name]) for name, value in network.named_parameters())
+    fitter.fit(network, SETTINGS.fit)
+    assert equal_weights(weights_of(supernet), before)
+
+
+@pytest.mark.parametrize("architecture", [SMALLEST, OTHER])
+def test_a_fresh_candidate_follows_from_the_seed(
+    fitter: CandidateFitter, job: ProxyJob, architecture: Architecture
+) -> None:
+    one, same = (weights_of(fitter.start(architecture)) for _ in range(2))
+    assert equal_weights(one, same)
+    shards = open_shards(job.shards)
+    other = CandidateFitter(shards, SETTINGS, seed=1, device=CPU).start(architecture)
+    assert not equal_weights(one, weights_of(other))
+
+
+def test_judging_changes_statistics_only_and_is_repeatable(fitter: CandidateFitter) -> None:
+    network = fitter.start(SMALLEST)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    first = fitter.judge(network)
+    assert equal_weights(before, dict(network.named_parameters()))
+    assert fitter.judge(network) == first
+    assert first.images == len(fitter.held_out)
+    assert len(detect_images(network, fitter.held_out.images, device=CPU)) == first.images

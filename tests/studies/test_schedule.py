@@ -1,0 +1,60 @@
+import itertools
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from studies.schedule import FULL_BUDGET, SMALL_BUDGET, schedule_for, schedule_from_json
+
+BUDGETS = (1, SMALL_BUDGET, 11, 60, 100, FULL_BUDGET, 10_000)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_no_length_shrinks_as_the_budget_grows(*, cuda: bool) -> None:
+    schedules = [schedule_for(budget, cuda=cuda) for budget in BUDGETS]
+    for before, after in itertools.pairwise(schedules):
+        assert before.synthetic_images <= after.synthetic_images
+        assert before.supernet.fit.steps <= after.supernet.fit.steps
+        assert before.proxy.fit.steps <= after.proxy.fit.steps
+        assert before.fidelity_candidates <= after.fidelity_candidates
+        assert before.alone.steps <= after.alone.steps
+        assert before.retrain.steps <= after.retrain.steps
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_lengths_stay_at_the_ends(*, cuda: bool) -> None:
+    assert schedule_for(1, cuda=cuda) == schedule_for(SMALL_BUDGET, cuda=cuda)
+    assert schedule_for(FULL_BUDGET, cuda=cuda) == schedule_for(10_000, cuda=cuda)
+    assert schedule_for(SMALL_BUDGET, cuda=cuda) != schedule_for(FULL_BUDGET, cuda=cuda)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_fit_alone_is_longer_than_the_proxy_it_judges(budget: int) -> None:
+    schedule = schedule_for(budget, cuda=False)
+    assert schedule.alone.steps >= 2 * schedule.proxy.fit.steps
+
+
+def test_a_graphics_card_changes_the_retraining_alone() -> None:
+    cpu, cuda = (schedule_for(60, cuda=has) for has in (False, True))
+    assert replace(cpu, retrain=cuda.retrain) == cuda
+    assert cuda.retrain.steps > cpu.retrain.steps
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_json_reads_back(budget: int) -> None:
+    schedule = schedule_for(budget, cuda=True)
+    assert schedule_from_json(json.loads(json.dumps(schedule.to_json()))) == schedule
+
+
+def test_replaced_steps_replace_nothing_else() -> None:
+    schedule = schedule_for(60, cuda=False)
+    assert schedule.with_steps(supernet=None, proxy=None, retrain=None) == schedule
+    changed = schedule.with_steps(supernet=3, proxy=2, retrain=1)
+    steps = (changed.supernet.fit.steps, changed.proxy.fit.steps, changed.retrain.steps)
+    assert steps == (3, 2, 1)
+    back = changed.with_steps(
+        supernet=schedule.supernet.fit.steps,
+        proxy=schedule.proxy.fit.steps,
+        retrain=schedule.retrain.steps,
+    )
+    assert asdict(back) == asdict(schedule)
