@@ -14,6 +14,11 @@ from data.progress import Progress, silent
 from data.sample import Batch
 from objectives.loss import Losses, detection_loss
 
+BETAS = (0.9, 0.98)
+"""AdamW's memory: with the usual 0.999 the large gradients of the first steps keep the rate down
+for a thousand more. After 400 steps of batch 8 on real crops, AP was 0.029 with 0.999, 0.049 with
+0.99 and 0.95 (one run each)."""
+
 NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 
@@ -84,7 +89,7 @@ def make_optimizer(parameters: Iterator[nn.Parameter], settings: FitSettings) ->
         {"params": [p for p in every if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in every if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, foreach=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, foreach=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from data.augment import LIGHT
 from data.errors import UserError
-from data.files import whole_file
 from data.loader import BatchSource, ShardLoader
 from data.progress import Progress, silent
 from data.sample import Batch
@@ -37,7 +36,7 @@ from nas.fitting import (
     targets_to_tensors,
 )
 from nas.team import Team, work_together
-from nas.weights import load_weights, save_weights
+from nas.weights import load_weights, save_state, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.loss import detection_loss
@@ -152,13 +151,16 @@ class SupernetTrainer:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step_count, self.settings.fit)
-        self._optimizer.zero_grad(set_to_none=True)
-        shares = range(self._team.rank, self.settings.shares, self._team.size)
-        losses = [
-            self._learn(batches.batch(self.step_count * self.settings.shares + share))
-            for share in shares
-        ]
-        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        first_share = self.step_count * self.settings.shares
+        losses: list[float] = []
+        gradients: list[Tensor] = []
+        for share in range(self._team.rank, self.settings.shares, self._team.size):
+            self._optimizer.zero_grad(set_to_none=True)  # shares are added whole, as members add
+            losses.append(self._learn(batches.batch(first_share + share)))
+            before = gradients
+            gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+            if before:
+                torch._foreach_add_(gradients, before)
         self._team.add_up(gradients)
         torch._foreach_div_(gradients, self.settings.shares)
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
@@ -258,7 +260,8 @@ def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
         team=team,
     )
     if job.checkpoint.is_file():
-        trainer.load_state_dict(torch.load(job.checkpoint, weights_only=True))
+        state = torch.load(job.checkpoint, weights_only=True, map_location=trainer.device)
+        trainer.load_state_dict(state)
     leads = team.rank == 0
     while trainer.step_count < settings.fit.steps:
         trainer.step(batches)
@@ -266,8 +269,7 @@ def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
             continue
         progress("supernet", trainer.step_count, settings.fit.steps)
         if trainer.step_count % CHECKPOINT_STEPS == 0:
-            with whole_file(job.checkpoint) as temporary:
-                torch.save(trainer.state_dict(), temporary)
+            save_state(job.checkpoint, trainer.state_dict())
     if leads:
         facts = {**job.facts, "space": SPACE.fingerprint, "settings": asdict(settings)}
         save_weights(job.path, trainer.supernet.state_dict(), facts)

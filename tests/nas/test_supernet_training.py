@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from nas.fitting import NotFiniteError, images_to_tensor, targets_to_tensors
+from data.progress import Progress
+from nas.fitting import NotFiniteError
 from nas.supernet_training import (
+    POOL_SIZE,
+    SupernetJob,
     SupernetSettings,
     SupernetTrainer,
     feasible_pool,
@@ -17,14 +20,14 @@ from nas.supernet_training import (
     supernet_hash,
     train_supernet,
 )
-from nas.weights import save_weights
+from nas.team import Team
+from nas.weights import load_weights, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from tests.tiny_training import (
-    CPU,
     FIT,
     SMALLEST,
     TinyBatches,
@@ -36,7 +39,6 @@ from tests.tiny_training import (
 
 LIMITS = Limits(max_params=60_000)
 SETTINGS = SupernetSettings(fit=replace(FIT, steps=3))
-FACTS = {"space": SPACE.fingerprint}
 
 MakeTrainer = Callable[[], SupernetTrainer]
 
@@ -55,13 +57,30 @@ def fresh() -> Supernet:
 def make_trainer(pool: list[Architecture], fresh: Supernet) -> MakeTrainer:
     """Makes trainers that all start from the same weights."""
     return lambda: SupernetTrainer(
-        copy.deepcopy(fresh), pool, SMALLEST, SETTINGS, seed=0, device=CPU
+        copy.deepcopy(fresh), pool, SMALLEST, SETTINGS, seed=0, team=Team()
     )
 
 
 @pytest.fixture
 def batches(tmp_path: Path) -> TinyBatches:
     return TinyBatches(tiny_shards(tmp_path / "shards")[0])
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SupernetJob:
+    """Three steps, a checkpoint after each, on a small pool."""
+    monkeypatch.setattr("nas.supernet_training.CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr("nas.supernet_training.POOL_SIZE", 12)
+    return SupernetJob(
+        shards=tiny_shards(tmp_path / "shards")[1],
+        held_out_share=0.3,
+        limits=LIMITS,
+        settings=SETTINGS,
+        seed=0,
+        path=tmp_path / "supernet.safetensors",
+        facts={"x": 1},
+        device="cpu",
+    )
 
 
 def test_the_pool_is_feasible_distinct_and_sorted_by_macs(pool: list[Architecture]) -> None:
@@ -98,9 +117,9 @@ def test_every_architecture_of_a_step_learns(
     make_trainer: MakeTrainer, batches: TinyBatches
 ) -> None:
     trainer = make_trainer()
-    batch, sandwich = batches.batch(0), trainer.sandwich(0)
+    sandwich = trainer.sandwich(0)
     before = weights_of(trainer.supernet)
-    trainer.step(images_to_tensor(batch.images, CPU), targets_to_tensors(batch, CPU))
+    trainer.step(batches)
     after = weights_of(trainer.supernet)
     changed = {name for name in before if (before[name] != after[name]).any()}
     used = {
@@ -113,51 +132,62 @@ def test_every_architecture_of_a_step_learns(
     assert len(used) < len(before)
 
 
-def train(
-    trainer: SupernetTrainer,
-    batches: TinyBatches,
-    path: Path,
-    *,
-    stop_after: int | None = None,
-) -> None:
+def stop_after(steps: int) -> Progress:
     def stop(_label: str, done: int, _total: int) -> None:
-        if done == stop_after:
+        if done == steps:
             raise KeyboardInterrupt
 
-    train_supernet(trainer, batches, path, facts=FACTS, progress=stop)
+    return stop
 
 
 def test_training_goes_on_from_its_checkpoint_to_the_same_weights(
-    make_trainer: MakeTrainer,
-    batches: TinyBatches,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    job: SupernetJob, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("nas.supernet_training.CHECKPOINT_STEPS", 1)
-    straight, cut = tmp_path / "straight.safetensors", tmp_path / "cut.safetensors"
-    train(make_trainer(), batches, straight)
+    train_supernet(job, processes=1)
+    straight, facts = load_weights(job.path)
+    cut = replace(job, path=tmp_path / "cut.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        train(make_trainer(), batches, cut, stop_after=3)
-    assert not cut.exists()
-    assert cut.with_suffix(".checkpoint").is_file()
-    resumed = make_trainer()
-    train(resumed, batches, cut)
-    assert resumed.step_count == 3
-    assert not cut.with_suffix(".checkpoint").exists()
-    one, other = (weights_of(load_supernet(path, SPACE)) for path in (straight, cut))
-    assert equal_weights(one, other)
-    assert not equal_weights(one, weights_of(make_trainer().supernet))
+        train_supernet(cut, processes=1, progress=stop_after(3))
+    assert not cut.path.exists()
+    assert cut.checkpoint.is_file()
+    heard: list[tuple[str, int, int]] = []
+    train_supernet(cut, processes=1, progress=lambda *step: heard.append(step))
+    assert heard == [("supernet", 3, 3)]
+    assert not cut.checkpoint.exists()
+    weights, _ = load_weights(cut.path)
+    assert equal_weights(weights, straight)
+    assert not equal_weights(weights, weights_of(Supernet(SPACE, seed=job.seed)))
+    assert (facts["x"], facts["space"]) == (1, SPACE.fingerprint)
+    assert equal_weights(weights_of(load_supernet(job.path, SPACE)), straight)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(job: SupernetJob, tmp_path: Path) -> None:
+    usual_pool = replace(job, settings=replace(SETTINGS, fit=replace(FIT, steps=2)))
+    together = replace(usual_pool, path=tmp_path / "together.safetensors")
+    with pytest.MonkeyPatch.context() as usual:  # a new process has the usual pool
+        usual.setattr("nas.supernet_training.POOL_SIZE", POOL_SIZE)
+        train_supernet(usual_pool, processes=1)
+        train_supernet(together, processes=2)
+    alone, shared = (load_weights(one.path)[0] for one in (usual_pool, together))
+    assert equal_weights(alone, shared)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(
     make_trainer: MakeTrainer, batches: TinyBatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, batch = make_trainer(), batches.batch(0)
+    trainer = make_trainer()
     diverge(monkeypatch, "nas.supernet_training")
     before = weights_of(trainer.supernet)
     with pytest.raises(NotFiniteError, match="loss is nan at supernet step 0"):
-        trainer.step(images_to_tensor(batch.images, CPU), targets_to_tensors(batch, CPU))
+        trainer.step(batches)
     assert equal_weights(weights_of(trainer.supernet), before)
+    assert trainer.step_count == 0
+
+
+def test_a_team_must_divide_the_shares_of_a_step(fresh: Supernet, pool: list[Architecture]) -> None:
+    with pytest.raises(ValueError, match="team size must divide the 2 shares, got 3"):
+        SupernetTrainer(fresh, pool, SMALLEST, SETTINGS, seed=0, team=Team(0, 3))
 
 
 def test_a_supernet_of_another_space_is_refused(fresh: Supernet, tmp_path: Path) -> None:
