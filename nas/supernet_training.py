@@ -44,6 +44,9 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE, Space
 from search_spaces.supernet import Supernet
 
+RECIPE = 2
+"""Part of a supernet's hash: raise it when the same settings would train other weights."""
+
 POOL_SIZE = 1024
 HEAVY_SHARE = 0.05
 CHECKPOINT_STEPS = 100
@@ -89,7 +92,7 @@ def supernet_hash(
     space: Space, limits: Limits, settings: SupernetSettings, *, data_hash: str, seed: int
 ) -> str:
     """Names the supernet that training with these would give."""
-    facts = [space.fingerprint, asdict(limits), asdict(settings), data_hash, seed]
+    facts = [RECIPE, space.fingerprint, asdict(limits), asdict(settings), data_hash, seed]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,211 @@
+"""The whole pipeline at its smallest: what it leaves, and that it can be stopped anywhere."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from nas.detector import FaceDetector
+from objectives.limits import Limits
+from search_spaces.space import SPACE
+from search_spaces.starting_points import starting_points
+from studies.main_job import JobRequest, run_job
+from studies.storage import completed_trials, load_study
+from tests.tiny_job import make_jobs_tiny, tiny_request
+
+STAGES = ("audit", "prepare", "supernet", "search", "fidelity", "retrain, export, benchmark")
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_jobs_tiny(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobRequest, Rows, list[str]]:
+    """A finished job of four trials: its request, its front and what it said."""
+    request, said = tiny_request(tmp_path_factory.mktemp("runs")), list[str]()
+    return request, run_job(request, say=said.append), said
+
+
+@pytest.fixture
+def copied(done: tuple[JobRequest, Rows, list[str]], tmp_path: Path) -> JobRequest:
+    """The finished job in a folder of the test's own."""
+    shutil.copytree(done[0].workspace.runs, tmp_path / "runs")
+    return tiny_request(tmp_path / "runs")
+
+
+def lasting(rows: Rows) -> Rows:
+    """Rows of a front without what a second measurement or another folder changes."""
+    return [
+        {name: value for name, value in row.items() if name not in ("onnx", "latency_ms")}
+        for row in rows
+    ]
+
+
+def trials_of(request: JobRequest) -> list[tuple[str, float]]:
+    study = load_study(request.workspace.study, request.url)
+    return [(row.key, row.ap) for row in completed_trials(study)]
+
+
+def files_of(folder: Path) -> dict[Path, int]:
+    """Every file below a folder, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_each_stage_leaves_its_file(done: tuple[JobRequest, Rows, list[str]]) -> None:
+    request, rows, said = done
+    workspace = request.workspace
+    record = json.loads(workspace.file("front.json").read_text())
+    assert record["front"] == rows
+    assert record["trials"] == request.budget
+    assert (record["schema_version"], record["seed"]) == (1, 0)
+    timings = json.loads(workspace.file("timings.json").read_text())
+    assert tuple(timings) == (*STAGES, "report")
+    assert all(seconds > 0 for seconds in timings.values())
+    assert json.loads(workspace.file("audit.json").read_text())["samples"] == 300
+    fidelity = json.loads(workspace.file("fidelity.json").read_text())
+    assert -1 <= fidelity["tau"] <= 1
+    assert len(fidelity["architectures"]) == 4
+    report = workspace.file("report.html").read_text()
+    assert all(row["key"] in report for row in rows)
+    assert any(line.startswith("next: python run_search.py detect") for line in said)
+
+
+def test_the_front_is_sorted_feasible_and_begins_with_starting_points(
+    done: tuple[JobRequest, Rows, list[str]],
+) -> None:
+    request, rows, _ = done
+    macs, precisions = [row["macs"] for row in rows], [row["ap"] for row in rows]
+    assert macs == sorted(macs)
+    assert precisions == sorted(precisions)
+    assert all(row["params"] < request.limits.max_params for row in rows)
+    assert trials_of(request)[0][0] == starting_points(SPACE)[0].key
+
+
+def test_the_knee_becomes_a_detector(done: tuple[JobRequest, Rows, list[str]]) -> None:
+    request, rows, _ = done
+    (knee,) = [row for row in rows if "onnx" in row]
+    assert knee["role"] == "knee"
+    assert knee["latency_ms"] > 0
+    assert 0 <= knee["retrained_ap"] <= 1
+    folder = request.workspace.trial(knee["trial"])
+    assert knee["onnx"] == str(folder / "model.onnx")
+    detector = FaceDetector(knee["onnx"])
+    assert detector.metadata["architecture"] == knee["key"]
+    boxes, scores = detector(np.zeros((50, 70, 3), dtype=np.uint8))
+    assert boxes.shape == (len(scores), 4)
+    assert json.loads((folder / "retrain.json").read_text())["steps"] == 2
+
+
+def test_a_second_run_redoes_nothing_and_gives_the_same_rows(
+    done: tuple[JobRequest, Rows, list[str]], copied: JobRequest
+) -> None:
+    said: list[str] = []
+    trials, before = trials_of(copied), files_of(copied.workspace.runs)
+    rows = run_job(copied, say=said.append)
+    assert lasting(rows) == lasting(done[1])
+    assert trials_of(copied) == trials
+    written = {
+        path.name
+        for path, time in files_of(copied.workspace.runs).items()
+        if before.get(path) != time
+    }
+    assert written <= {"front.json", "timings.json", "report.html", "audit.json", "study.db"} | {
+        "study.db-shm",
+        "study.db-wal",
+        "study.db.lock",
+    }
+    assert "schedule: the study's own" in said
+    assert "rank fidelity: measured before" in said
+
+
+def test_a_study_grows_and_keeps_its_trials(copied: JobRequest) -> None:
+    before = trials_of(copied)
+    rows = run_job(replace(copied, budget=5))
+    after = trials_of(copied)
+    assert after[:4] == before
+    assert len(after) == 5
+    assert json.loads(copied.workspace.file("front.json").read_text())["trials"] == 5
+    assert json.loads(copied.workspace.file("fidelity.json").read_text())["trials"] == 5
+    assert {row["trial"] for row in rows} <= set(range(5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampler": "random"},
+        {"proxy_steps": 2},
+        {"limits": Limits(max_params=50_000, image_size=64)},
+        {"seed": 1},
+    ],
+)
+def test_other_settings_are_refused_and_harm_nothing(
+    copied: JobRequest, change: dict[str, Any]
+) -> None:
+    trials = trials_of(copied)
+    kept = ("front.json", "report.html", "fidelity.json", "audit.json")
+    before = {name: copied.workspace.file(name).read_bytes() for name in kept}
+    with pytest.raises(UserError, match=r"study 'tiny' was made with other settings: .* was .* is"):
+        run_job(replace(copied, **change))
+    assert trials_of(copied) == trials
+    assert {name: copied.workspace.file(name).read_bytes() for name in kept} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": 0}, "--budget must be at least 1"),
+        ({"objective": "flops"}, "unknown objective 'flops'; known: latency, macs"),
+        ({"sampler": "tpee"}, "unknown sampler 'tpee'.*Did you mean 'tpe'"),
+        ({"retrain": "most"}, "--retrain must be auto, all, none or a number"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_done(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(tiny_request(tmp_path / "runs"), **change)
+
+
+def test_limits_that_nothing_meets_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    request = replace(tiny_request(tmp_path), limits=Limits(max_params=100, image_size=64))
+    with pytest.raises(UserError, match=r"random architectures keep the limits: --max-params 100"):
+        run_job(request)
+    assert {path.name for path in files_of(tmp_path)} <= {"timings.json"}
+
+
+def test_three_trials_are_too_few_for_rank_fidelity(tmp_path: Path) -> None:
+    said: list[str] = []
+    request = replace(tiny_request(tmp_path, budget=1), retrain="none")
+    rows = run_job(request, say=said.append)
+    assert [row["trial"] for row in rows] == [0]
+    assert any("fewer than 4 trials" in line for line in said)
+    assert any(line.startswith("next: python run_search.py front") for line in said)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_in_every_stage_ends_with_the_same_front(
+    done: tuple[JobRequest, Rows, list[str]], tmp_path: Path
+) -> None:
+    request = tiny_request(tmp_path)
+    for stage in ("prepare", "supernet", "trials", "fit alone", "retrain", "evaluate"):
+
+        def stop(label: str, done: int, _total: int, *, at: str = stage) -> None:
+            if label == at and done > 0:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_job(request, progress=stop)
+    assert lasting(run_job(request)) == lasting(done[1])
+    assert trials_of(request) == trials_of(done[0])
