@@ -9,6 +9,7 @@ import typer
 
 from data.errors import UserError
 from data.quantities import parse_image_size, parse_long_side, parse_quantity, show_quantity
+from nas.device import require_cpu
 from studies.console import show_benchmark, show_evaluation, show_front, shown_progress
 
 RUNS = Path("runs")
@@ -34,6 +35,12 @@ StorageOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where networks are trained: auto, cpu or cuda.")
+]
+UnusedSeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Every command takes it; this one draws nothing.")
+]
+CpuOption = Annotated[
+    str, typer.Option("--device", help="Every command takes it; this one runs on the CPU.")
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes; without it one for each core.")
@@ -126,6 +133,7 @@ def prepare(
     synthetic_images: SyntheticOption = 1000,
     image_size: Annotated[int, typer.Option(help="Side of a crop, pixels.")] = 256,
     seed: SeedOption = 0,
+    device: CpuOption = "auto",
     workers: WorkersOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
@@ -135,6 +143,7 @@ def prepare(
     from studies.preparation import prepare_source
     from studies.workspace import Workspace
 
+    require_cpu(device)
     source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
     with shown_progress() as progress:
         prepare_source(
@@ -152,6 +161,8 @@ def front(
     study: StudyOption = "synthetic",
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
     storage: StorageOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
@@ -159,6 +170,7 @@ def front(
     from studies.front import read_front
     from studies.workspace import Workspace
 
+    require_cpu(device)
     rows = read_front(Workspace(runs, study), storage)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -219,11 +231,18 @@ def retrain(
 
 
 @app.command()
-def export(study: StudyOption, trial: TrialOption, runs: RunsOption = RUNS) -> None:
+def export(
+    study: StudyOption,
+    trial: TrialOption,
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
+    runs: RunsOption = RUNS,
+) -> None:
     """Write a retrained network to model.onnx, checked against torch."""
     from studies.chosen import export_trial
     from studies.workspace import Workspace
 
+    require_cpu(device)
     workspace = Workspace(runs, study)
     report = export_trial(workspace, trial)
     onnx = workspace.trial(trial) / "model.onnx"
@@ -243,6 +262,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     synthetic_images: SyntheticOption = 1000,
     seed: SeedOption = 0,
+    device: CpuOption = "auto",
 ) -> None:
     """Average precision of an exported network at IoU 0.5, in all and by face height."""
     from data.files import write_json
@@ -250,6 +270,7 @@ def evaluate(
     from nas.evaluate import evaluate_model
     from nas.records import record_header
 
+    require_cpu(device)
     source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
     with shown_progress() as progress:
         result = evaluate_model(
@@ -272,10 +293,13 @@ def benchmark(
         list[int] | None, typer.Option(min=1, help="CPU threads; may be repeated.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measured passes.")] = 50,
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
 ) -> None:
     """Time an exported network with ONNX Runtime; writes benchmark.json beside it."""
     from nas.benchmark import benchmark as run_benchmark
 
+    require_cpu(device)
     with shown_progress() as progress:
         report = run_benchmark(
             model,
@@ -299,11 +323,14 @@ def detect(
     image_size: Annotated[
         str, typer.Option(help="Longer side the picture is scaled to, pixels; or original.")
     ] = "original",
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
 ) -> None:
     """Find the faces of a picture; prints one line x1 y1 x2 y2 score, in pixels, for each."""
     from nas.detector import FaceDetector
     from nas.drawing import draw, read_image, write_image
 
+    require_cpu(device)
     detector = FaceDetector(model, score_threshold=score, long_side=parse_long_side(image_size))
     picture = read_image(image)
     boxes, scores = detector(picture)
@@ -316,12 +343,17 @@ def detect(
 
 @app.command()
 def report(
-    study: StudyOption = "synthetic", storage: StorageOption = None, runs: RunsOption = RUNS
+    study: StudyOption = "synthetic",
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
+    storage: StorageOption = None,
+    runs: RunsOption = RUNS,
 ) -> None:
     """Write report.html of a study: front, history, tables; opens without a network."""
     from studies.study_report import write_study_report
     from studies.workspace import Workspace
 
+    require_cpu(device)
     workspace = Workspace(runs, study)
     _say(f"report: {write_study_report(workspace, storage or workspace.storage_url)}")
 

@@ -1,13 +1,31 @@
-"""Where networks are trained."""
+"""Where networks are trained. Loads torch only to look for CUDA: detecting needs none."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from data.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str) -> tuple[torch.device, str]:
+def require_cpu(name: str) -> None:
+    """Nothing, when a stage that runs on the CPU alone was asked to run there or anywhere.
+
+    Raises:
+        UserError: the name is unknown, or it is cuda.
+    """
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    if name == "cuda":
+        raise UserError(
+            "this command measures or runs exported networks with ONNX Runtime on the CPU, "
+            "where they are deployed; use --device cpu or auto"
+        )
+
+
+def choose_device(name: str) -> tuple["torch.device", str]:
     """The device and, for people, why it is this one.
 
     Raises:
@@ -15,6 +33,8 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     """
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
+    import torch
+
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise UserError("no CUDA device was found; use --device cpu, or --device auto")

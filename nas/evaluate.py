@@ -6,8 +6,7 @@ from typing import Any
 from data.progress import Progress, silent
 from data.sample import ImageSource
 from nas.detector import FaceDetector
-from nas.inference import IOU_THRESHOLD, SCORE_THRESHOLD
-from objectives.average_precision import Detections, evaluate_detections
+from objectives.average_precision import LEAST_SCORE, NMS_IOU, Detections, evaluate_detections
 
 MAX_BOXES = 750
 
@@ -27,8 +26,8 @@ def evaluate_model(
     """
     detector = FaceDetector(
         onnx,
-        score_threshold=SCORE_THRESHOLD,
-        iou_threshold=IOU_THRESHOLD,
+        score_threshold=LEAST_SCORE,
+        iou_threshold=NMS_IOU,
         max_boxes=MAX_BOXES,
         long_side=long_side,
     )
@@ -42,7 +41,7 @@ def evaluate_model(
     return {
         "data": source.description,
         "image_size": "original" if long_side is None else f"long side {long_side}",
-        "setting": f"single scale, no flip, score over {SCORE_THRESHOLD}, NMS {IOU_THRESHOLD}, "
+        "setting": f"single scale, no flip, score over {LEAST_SCORE}, NMS {NMS_IOU}, "
         f"at most {MAX_BOXES} boxes an image",
         **report.to_json(),
     }

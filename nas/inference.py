@@ -7,11 +7,8 @@ from torch import nn
 
 from data.boxes import nms
 from nas.fitting import images_to_tensor
-from objectives.average_precision import Detections
+from objectives.average_precision import LEAST_SCORE, NMS_IOU, Detections
 from search_spaces.heads import decode_boxes, detection_scores
-
-SCORE_THRESHOLD = 0.02
-IOU_THRESHOLD = 0.4
 
 
 def recalibrate(
@@ -48,7 +45,7 @@ def detect_images(
     batch_size: int = 16,
     max_boxes: int = 100,
 ) -> list[Detections]:
-    """What the network finds in images of one size, scores over SCORE_THRESHOLD, after NMS.
+    """What the network finds in images of one size, scores over LEAST_SCORE, after NMS.
 
     images: (N, H, W, 3) uint8, BGR, H and W multiples of 32. The network is left in eval mode.
     """
@@ -70,7 +67,7 @@ def select_detections(
     boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], *, max_boxes: int
 ) -> Detections:
     """The best boxes of one image: over the score threshold, then NMS."""
-    over = np.flatnonzero(scores > SCORE_THRESHOLD)
+    over = np.flatnonzero(scores > LEAST_SCORE)
     best = over[np.argsort(-scores[over], kind="stable")[: 4 * max_boxes]]
-    kept = nms(boxes_xyxy[best], scores[best], iou_threshold=IOU_THRESHOLD, max_boxes=max_boxes)
+    kept = nms(boxes_xyxy[best], scores[best], iou_threshold=NMS_IOU, max_boxes=max_boxes)
     return Detections(boxes_xyxy[best][kept], scores[best][kept])

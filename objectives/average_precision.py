@@ -29,6 +29,13 @@ IGNORED_COVERAGE = 0.5
 """A detection of which an ignored region covers this share counts neither way."""
 
 
+LEAST_SCORE = 0.02
+"""Detections below it are left out of evaluations, the field's usual setting."""
+
+NMS_IOU = 0.4
+"""Overlap at which two detections are one face in evaluations, the field's usual setting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Detections:
     """What a detector says of one image.

@@ -45,7 +45,7 @@ from studies.preparation import prepare_source
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
-from studies.settings import OBJECTIVES, SAMPLERS, StudySettings
+from studies.settings import OBJECTIVES, SAMPLERS, StudySettings, require_same
 from studies.stopwatch import Stopwatch
 from studies.storage import TrialRow, saved_settings
 from studies.study_report import write_study_report
@@ -115,16 +115,19 @@ class _Job:
         self.workspace = request.workspace
         self.device, reason = choose_device(request.device)
         say(reason)
+        self._saved = saved_settings(self.workspace.study, request.url)
         self.schedule = self._schedule()
         self.workers = self._workers()
         self.stages = Stopwatch(self.workspace.file("timings.json"))
 
     def run(self) -> list[dict[str, Any]]:
+        self._refuse_other_settings()
         source = self._open("train")
         with self.stages.time("audit"):
             self._audit()
         with self.stages.time("prepare"):
             shards, folder = self._prepare(source)
+        self._refuse_other_settings(data_hash=shards.hash)
         with self.stages.time("supernet"):
             supernet = self._supernet(shards, folder)
         job = ProxyJob(
@@ -156,8 +159,7 @@ class _Job:
     def _schedule(self) -> Schedule:
         """The schedule of the study if there is one, else by the budget; then what was asked."""
         request = self.request
-        saved = saved_settings(self.workspace.study, request.url)
-        if saved is None:
+        if self._saved is None:
             schedule = schedule_for(request.budget, cuda=self.device.type == "cuda")
             self.say(
                 f"schedule: supernet {schedule.supernet.fit.steps} steps, "
@@ -165,7 +167,7 @@ class _Job:
                 f"retraining {schedule.retrain.steps} steps: by the budget of {request.budget}"
             )
         else:
-            schedule = schedule_from_json(saved["stages"]["schedule"])
+            schedule = schedule_from_json(self._saved["stages"]["schedule"])
             self.say("schedule: the study's own")
         return schedule.with_steps(
             supernet=request.supernet_steps,
@@ -252,6 +254,13 @@ class _Job:
             starts=tuple(architecture.key for architecture in starting_points(SPACE)),
             stages={"schedule": self.schedule.to_json(), "supernet": supernet.stem},
         )
+
+    def _refuse_other_settings(self, *, data_hash: str | None = None) -> None:
+        """Before a supernet is trained and files are written for a search that may not be."""
+        if self._saved is not None:
+            supernet = Path(self._saved["stages"]["supernet"])
+            wanted = self._settings(data_hash or self._saved["data"], supernet)
+            require_same(self.workspace.study, saved=self._saved, wanted=wanted)
 
     def _search(self, shards: ShardSet, job: ProxyJob) -> tuple[TrialRow, ...]:
         search = Search(
