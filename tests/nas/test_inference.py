@@ -4,13 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.boxes import pairwise_iou
-from nas.inference import (
-    IOU_THRESHOLD,
-    SCORE_THRESHOLD,
-    detect_images,
-    recalibrate,
-    select_detections,
-)
+from nas.inference import detect_images, recalibrate, select_detections
+from objectives.average_precision import LEAST_SCORE, NMS_IOU
 from tests.tiny_training import CPU, equal_weights, tiny_network, weights_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
@@ -95,17 +90,17 @@ def test_selected_boxes_are_likely_apart_ordered_and_not_too_many() -> None:
     boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (300, 2))], 1).astype(np.float32)
     scores = rng.uniform(0, 1, 300).astype(np.float32)
     found = select_detections(boxes, scores, max_boxes=1000)
-    assert (found.scores > SCORE_THRESHOLD).all()
+    assert (found.scores > LEAST_SCORE).all()
     assert (np.diff(found.scores) <= 0).all()
     iou = pairwise_iou(found.boxes_xyxy, found.boxes_xyxy)
-    assert (iou[~np.eye(len(iou), dtype=bool)] <= IOU_THRESHOLD).all()
+    assert (iou[~np.eye(len(iou), dtype=bool)] <= NMS_IOU).all()
     few = select_detections(boxes, scores, max_boxes=5)
     assert np.array_equal(few.boxes_xyxy, found.boxes_xyxy[:5])
 
 
 def test_nothing_over_the_threshold_gives_nothing() -> None:
     found = select_detections(
-        np.zeros((3, 4), np.float32), np.full(3, SCORE_THRESHOLD, np.float32), max_boxes=5
+        np.zeros((3, 4), np.float32), np.full(3, LEAST_SCORE, np.float32), max_boxes=5
     )
     assert found.boxes_xyxy.shape == (0, 4)
     assert found.scores.shape == (0,)
