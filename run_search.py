@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from nas.device import require_cpu
 from studies.console import show_benchmark, show_evaluation, show_front, shown_progress
 
 RUNS = Path("runs")
+
+CTRL_C = 130
+"""The exit status that typer gives a command that was stopped by Ctrl-C."""
 
 app = typer.Typer(
     help="Find tiny face detectors by neural architecture search. Without a verb: search.",
@@ -144,12 +148,14 @@ def prepare(
     from studies.workspace import Workspace
 
     require_cpu(device)
+    usual = ShardSettings(seed=seed)
+    settings = replace(usual, image_size=parse_image_size(image_size, largest=usual.full_size))
     source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
     with shown_progress() as progress:
         prepare_source(
             source,
             Workspace(runs, "prepare").shards,
-            ShardSettings(image_size=parse_image_size(image_size), seed=seed),
+            settings,
             workers=workers,
             say=_say,
             progress=progress,
@@ -246,7 +252,7 @@ def export(
     workspace = Workspace(runs, study)
     report = export_trial(workspace, trial)
     onnx = workspace.trial(trial) / "model.onnx"
-    _say(f"{onnx}: {show_quantity(report['bytes'])}B")
+    _say(f"{onnx}: {show_quantity(report['file_bytes'])}B")
     _say(f"largest difference to torch: {report['max_difference']:.1e}")
     _say(f"next: python run_search.py benchmark {onnx}")
 
@@ -369,9 +375,10 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == CTRL_C:
+            typer.echo("stopped; the same command goes on from here", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -35,16 +35,18 @@ def show_quantity(value: float) -> str:
     return f"{value:.3g}"
 
 
-def parse_image_size(pixels: int) -> int:
+def parse_image_size(pixels: int, *, largest: int | None = None) -> int:
     """A side that every stride divides.
 
     Raises:
-        UserError: it is not a positive multiple of SIZE_MULTIPLE.
+        UserError: it is not a positive multiple of SIZE_MULTIPLE, or over the largest allowed.
     """
     if pixels < SIZE_MULTIPLE or pixels % SIZE_MULTIPLE:
         raise UserError(
             f"--image-size must be a positive multiple of {SIZE_MULTIPLE}, got {pixels}"
         )
+    if largest is not None and pixels > largest:
+        raise UserError(f"--image-size must be at most {largest}, got {pixels}")
     return pixels
 
 

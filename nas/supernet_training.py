@@ -1,12 +1,14 @@
 """Training one set of weights for all feasible architectures: the sandwich rule.
 
-Each step trains, on one batch, an architecture from the heaviest feasible ones, the smallest of
-the space, and one drawn from all feasible ones; the last two also learn from the first one's
+Each step trains, on one batch, an architecture from the heaviest feasible ones, one from the
+lightest, and one drawn from all feasible ones; the last two also learn from the first one's
 predictions (in-place distillation).
 
-Source: Yu et al., BigNAS, arXiv:2003.11142, sections 3.1 and 3.2, with one difference: the
+Source: Yu et al., BigNAS, arXiv:2003.11142, sections 3.1 and 3.2, with two differences: the
 largest architecture breaks every limit of a tiny detector, so a heavy feasible one stands in
-for it, another one at each step.
+for it, another one at each step; and so does a light one for the smallest. Training the very
+smallest at every step gave that one network, of 3,766 weights, ten times the AP of all others
+(0.024 against 0.002), and the search believed it.
 """
 
 import hashlib
@@ -44,11 +46,13 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE, Space
 from search_spaces.supernet import Supernet
 
-RECIPE = 2
+RECIPE = 3
 """Part of a supernet's hash: raise it when the same settings would train other weights."""
 
 POOL_SIZE = 1024
-HEAVY_SHARE = 0.05
+END_SHARE = 0.05
+"""Share of the pool, by MACs, that counts as heavy, and as light."""
+
 CHECKPOINT_STEPS = 100
 
 
@@ -58,7 +62,7 @@ class SupernetSettings:
 
     fit: steps, images of one share of a step, image size and rate. shares: parts of a step's
     batch, each normalised by itself; their gradients are averaged, whichever process found
-    them. random_architectures: drawn each step beside the heavy and the smallest one.
+    them. random_architectures: drawn each step beside the heavy and the light one.
     distillation_weight: of the distillation beside the detection loss.
     """
 
@@ -120,7 +124,6 @@ class SupernetTrainer:
         self,
         supernet: Supernet,
         pool: Sequence[Architecture],
-        smallest: Architecture,
         settings: SupernetSettings,
         *,
         seed: int,
@@ -134,17 +137,18 @@ class SupernetTrainer:
         self._team = team
         self.step_count = 0
         self._pool = pool
-        self._heavy = pool[-max(1, round(HEAVY_SHARE * len(pool))) :]
-        self._smallest = smallest
+        ends = max(1, round(END_SHARE * len(pool)))
+        self._light, self._heavy = pool[:ends], pool[-ends:]
         self._seed = seed
         self._optimizer = make_optimizer(supernet.parameters(), settings.fit)
 
     def sandwich(self, step: int) -> list[Architecture]:
-        """The architectures of a step: a heavy one, the smallest, then random ones."""
+        """The architectures of a step: a heavy one, a light one, then random ones."""
         generator = np.random.default_rng((self._seed, step))
         heavy = self._heavy[int(generator.integers(len(self._heavy)))]
+        light = self._light[int(generator.integers(len(self._light)))]
         drawn = generator.choice(len(self._pool), self.settings.random_architectures)
-        return [heavy, self._smallest, *(self._pool[i] for i in drawn)]
+        return [heavy, light, *(self._pool[i] for i in drawn)]
 
     def step(self, batches: BatchSource) -> float:
         """Train this step's architectures; the heavy one's loss on this process's shares.
@@ -257,7 +261,6 @@ def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
     trainer = SupernetTrainer(
         Supernet(SPACE, seed=job.seed).to(job.device),
         feasible_pool(SPACE, job.limits, size=POOL_SIZE, seed=job.seed),
-        SPACE.corner(largest=False),
         settings,
         seed=job.seed,
         team=team,

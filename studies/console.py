@@ -23,16 +23,18 @@ from nas.benchmark import BenchmarkReport
 
 @contextmanager
 def shown_progress() -> Iterator[Listener]:
-    """A listener that draws one bar for each kind of work, on standard error."""
+    """A listener that draws one bar for each kind of work, on a terminal's standard error."""
     tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log gets no bars, and no empty lines for them
     )
 
     def listen(label: str, done: int, total: int) -> None:

@@ -56,9 +56,7 @@ def fresh() -> Supernet:
 @pytest.fixture
 def make_trainer(pool: list[Architecture], fresh: Supernet) -> MakeTrainer:
     """Makes trainers that all start from the same weights."""
-    return lambda: SupernetTrainer(
-        copy.deepcopy(fresh), pool, SMALLEST, SETTINGS, seed=0, team=Team()
-    )
+    return lambda: SupernetTrainer(copy.deepcopy(fresh), pool, SETTINGS, seed=0, team=Team())
 
 
 @pytest.fixture
@@ -100,13 +98,13 @@ def test_limits_that_nothing_meets_end_the_drawing_of_the_pool() -> None:
         feasible_pool(SPACE, Limits(max_params=2), size=2, seed=0)
 
 
-def test_a_sandwich_has_a_heavy_one_the_smallest_and_random_ones(
+def test_a_sandwich_has_a_heavy_one_a_light_one_and_random_ones(
     make_trainer: MakeTrainer, pool: list[Architecture]
 ) -> None:
     trainer = make_trainer()
     sandwiches = [trainer.sandwich(step) for step in range(40)]
     assert [sandwich[0] for sandwich in sandwiches] == [pool[-1]] * 40  # 5 % of twelve is one
-    assert [sandwich[1] for sandwich in sandwiches] == [SMALLEST] * 40
+    assert [sandwich[1] for sandwich in sandwiches] == [pool[0]] * 40
     drawn = {sandwich[2] for sandwich in sandwiches}
     assert drawn <= set(pool)
     assert len(drawn) > 6
@@ -187,7 +185,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(
 
 def test_a_team_must_divide_the_shares_of_a_step(fresh: Supernet, pool: list[Architecture]) -> None:
     with pytest.raises(ValueError, match="team size must divide the 2 shares, got 3"):
-        SupernetTrainer(fresh, pool, SMALLEST, SETTINGS, seed=0, team=Team(0, 3))
+        SupernetTrainer(fresh, pool, SETTINGS, seed=0, team=Team(0, 3))
 
 
 def test_a_supernet_of_another_space_is_refused(fresh: Supernet, tmp_path: Path) -> None:
