@@ -13,9 +13,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from data.crops import (
 )
 from data.errors import UserError
 from data.files import sha256_of, whole_file, write_json
+from data.processes import ProcessPool
 from data.progress import Progress, silent
 from data.sample import Faces, ImageSource, Sample
 
@@ -266,12 +266,7 @@ def _build_all(tasks: Sequence[_Task], workers: int) -> Iterator[None]:
     if workers == 1 or len(tasks) <= 1:
         yield from map(_build, tasks)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
+    pool = ProcessPool(min(workers, len(tasks)), cv2.setNumThreads, (1,))
     try:
         for future in as_completed([pool.submit(_build, task) for task in tasks]):
             yield future.result()

@@ -1,14 +1,12 @@
 """Opens the images a command was asked for: a WIDER FACE folder, or drawn ones."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 
 from data.errors import unknown_name
+from data.processes import ProcessPool
 from data.progress import Progress, silent
 from data.sample import ImageSource, Sample
 from data.synthetic import SyntheticSource
@@ -68,9 +66,7 @@ def ready_to_train(
     if not isinstance(source, SyntheticSource):
         return source
     samples = []
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=partial(cv2.setNumThreads, 1)
-    ) as pool:
+    with ProcessPool(workers, cv2.setNumThreads, (1,)) as pool:
         for sample in pool.map(source.load, range(len(source)), chunksize=8):
             samples.append(sample)
             progress("draw", len(samples), len(source))

@@ -4,16 +4,13 @@ Anything with the interface of `concurrent.futures.Executor`, such as a cluster'
 `Workers` a function that opens one.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from data.processes import ProcessPool
 from search_spaces.architecture import Architecture
 from studies.storage import Score
 
@@ -132,7 +129,9 @@ def local_workers(make_evaluate: MakeEvaluate, *, processes: int) -> Workers:
         raise ValueError(f"processes must be positive, got {processes}")
     if processes == 1:
         return Workers(InProcess, make_evaluate())
-    return Workers(lambda: ProcessPool(make_evaluate, processes=processes), _evaluate_in_worker)
+    return Workers(
+        lambda: ProcessPool(processes, _start_worker, (make_evaluate,)), _evaluate_in_worker
+    )
 
 
 class _LazyFuture(Future[T]):
@@ -156,55 +155,18 @@ class InProcess(Executor):
         return _LazyFuture(lambda: fn(*args, **kwargs))
 
 
-class ProcessPool(ProcessPoolExecutor):
-    """Spawned processes of one torch thread each, that end when their driver ends.
-
-    Each worker holds one end of a pipe. When the driver closes the other end, or is killed, so
-    that the system closes it, the worker exits at once: no orphans are left.
-    """
-
-    def __init__(self, make_evaluate: MakeEvaluate, *, processes: int) -> None:
-        context = get_context("spawn")
-        self._held, self._lifeline = context.Pipe(duplex=False)
-        super().__init__(
-            processes,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(make_evaluate, self._held),
-        )
-
-    def abandon(self) -> None:
-        """End the workers now, in the middle of whatever they do."""
-        self._lifeline.close()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """As in `ProcessPoolExecutor`; then the pipe is closed too."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._lifeline.close()
-        self._held.close()
-
-
 _make_evaluate: MakeEvaluate | None = None
 _evaluate: Evaluate | None = None
 
 
-def _start_worker(make_evaluate: MakeEvaluate, lifeline: Connection) -> None:
-    """Set up a worker process. The evaluation is prepared with the first job, so that an error
-    in it reaches the driver as it is."""
+def _start_worker(make_evaluate: MakeEvaluate) -> None:
+    """Set up a worker process of one torch thread. The evaluation is prepared with the first
+    job, so that an error in it reaches the driver as it is."""
     global _make_evaluate
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's affair
     torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_driver, args=(lifeline,), daemon=True).start()
     _make_evaluate = make_evaluate
-
-
-def _exit_with_driver(lifeline: Connection) -> None:
-    import os
-
-    lifeline.poll(None)  # nothing is ever sent: it returns when the other end is closed
-    os._exit(1)
 
 
 def _evaluate_in_worker(architecture: Architecture, trial: int) -> Mapping[str, Score]:
