@@ -29,7 +29,6 @@ from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from tests.tiny_training import (
     FIT,
-    SMALLEST,
     TinyBatches,
     diverge,
     equal_weights,
