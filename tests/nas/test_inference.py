@@ -47,6 +47,8 @@ def test_recalibration_forgets_what_was_before_and_changes_nothing_else() -> Non
     for number, norm in enumerate(norms_of(worn)):
         assert norm.running_mean is not None
         norm.running_mean.fill_(100)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.fill_(7)
         norm.momentum = 0.01 * (number + 1)
     before = {name: value.clone() for name, value in network.named_parameters()}
     for one in (network, worn):
