@@ -11,7 +11,13 @@ import typer
 from data.errors import UserError
 from data.quantities import parse_image_size, parse_long_side, parse_quantity, show_quantity
 from nas.device import require_cpu
-from studies.console import show_benchmark, show_evaluation, show_front, shown_progress
+from studies.console import (
+    show_benchmark,
+    show_evaluation,
+    show_front,
+    show_second_opinions,
+    shown_progress,
+)
 
 RUNS = Path("runs")
 
@@ -254,6 +260,7 @@ def export(
     onnx = workspace.trial(trial) / "model.onnx"
     _say(f"{onnx}: {show_quantity(report['file_bytes'])}B")
     _say(f"largest difference to torch: {report['max_difference']:.1e}")
+    show_second_opinions(report)
     _say(f"next: python run_search.py benchmark {onnx}")
 
 

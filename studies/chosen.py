@@ -23,6 +23,8 @@ from nas.records import record_header, usable_cores
 from nas.retrain import retrain
 from nas.supernet_training import load_supernet
 from nas.weights import load_detector
+from objectives.cost import architecture_cost, second_opinions
+from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -30,6 +32,7 @@ from studies.schedule import retrain_settings, schedule_from_json
 from studies.storage import SETTINGS, find_trial, load_study
 from studies.workspace import Workspace
 
+DEPLOYED_IMAGE_SIZE = Limits().image_size
 STARTS = ("supernet", "scratch")
 
 MADE_FROM_WEIGHTS = ("model.onnx", "export.json", "evaluation.json", "benchmark.json")
@@ -164,8 +167,12 @@ def _initial(request: RetrainRequest) -> Detector:
         return build(architecture)
 
 
-def export_trial(workspace: Workspace, trial: int) -> dict[str, Any]:
+def export_trial(
+    workspace: Workspace, trial: int, *, image_size: int = DEPLOYED_IMAGE_SIZE
+) -> dict[str, Any]:
     """Export the retrained network of a trial to `model.onnx`, checked against torch.
+
+    `export.json` also says what the network costs at image_size, and what fvcore and thop think.
 
     Raises:
         UserError: the trial has not been retrained.
@@ -183,7 +190,14 @@ def export_trial(workspace: Workspace, trial: int) -> dict[str, Any]:
         folder / "model.onnx",
         metadata={"trial": str(trial), "trained_on": str(facts.get("data", ""))},
     )
-    result = {**record_header(seed=None, data_hash=None), **report.to_json()}
+    opinions = second_opinions(network, image_size)
+    result = {
+        **record_header(seed=None, data_hash=None),
+        **report.to_json(),
+        "image_size": image_size,
+        "cost": asdict(architecture_cost(network.architecture, image_size=image_size)),
+        "second_opinions": {name: asdict(opinion) for name, opinion in opinions.items()},
+    }
     write_json(folder / "export.json", result)
     return result
 

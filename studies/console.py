@@ -120,3 +120,18 @@ def show_benchmark(report: BenchmarkReport) -> None:
     )
     size = show_quantity(report.file_bytes)
     Console(highlight=False).print(f"file: {size}B, ONNX Runtime CPU, batch 1, no NMS")
+
+
+def show_second_opinions(report: dict[str, Any]) -> None:
+    """Print our cost of an exported network and where other counters disagree, and why."""
+    print_line = Console(highlight=False, soft_wrap=True).print
+    cost = report["cost"]
+    print_line(
+        f"{cost['params']:,} parameters, {cost['macs']:,} MACs and {cost['peak_bytes']:,} bytes "
+        f"of activations at {report['image_size']} px"
+    )
+    for name, opinion in report["second_opinions"].items():
+        print_line(
+            f"{name} differs by {opinion['macs_difference']:+,} MACs and "
+            f"{opinion['params_difference']:+,} parameters: {'; '.join(opinion['blind_spots'])}"
+        )

@@ -394,7 +394,7 @@ class _Job:
                 self.workspace, request, source, device=self.device, progress=self.progress
             )
         if not (folder / "model.onnx").is_file():
-            export_trial(self.workspace, row.trial)
+            export_trial(self.workspace, row.trial, image_size=self.request.limits.image_size)
         if not (folder / "benchmark.json").is_file():
             measure_trial(
                 self.workspace,
