@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from data.loader import BatchSource
 from data.progress import Progress, silent
 from data.sample import Batch
@@ -102,18 +103,18 @@ class StepReport:
     gradient_norm: float
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(UserError):
     """The loss became NaN or infinite; the network's weights are those before the step."""
 
 
-class Trainer:
+class Trainer(Generic[NetworkType]):
     """One network in training. The same state and batches give the same steps.
 
     On CUDA the forward pass runs in bfloat16 where the hardware has it, else in float16 with a
     gradient scaler; on the CPU in float32.
     """
 
-    def __init__(self, network: nn.Module, settings: FitSettings) -> None:
+    def __init__(self, network: NetworkType, settings: FitSettings) -> None:
         self.settings = settings
         self.device = next(network.parameters()).device
         self.step_count = 0
@@ -170,9 +171,11 @@ class Trainer:
         return StepReport(self.step_count, value, rate, float(norm))
 
     @property
-    def result(self) -> nn.Module:
+    def result(self) -> NetworkType:
         """The network to use: the average of weights where one is kept."""
-        return self.network if self.average is None else self.average.module
+        if self.average is None:
+            return self.network
+        return cast(NetworkType, self.average.module)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on, in types that `weights_only` loading accepts."""
@@ -195,12 +198,12 @@ class Trainer:
 
 
 def fit(
-    network: nn.Module,
+    network: NetworkType,
     batches: BatchSource,
     settings: FitSettings,
     *,
     progress: Progress = silent,
-) -> nn.Module:
+) -> NetworkType:
     """Fit a network, where it is, for `settings.steps` steps and return the result."""
     trainer = Trainer(network, settings)
     for step in range(settings.steps):

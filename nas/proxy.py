@@ -72,8 +72,7 @@ class CandidateFitter:
             seed=self._seed,
             augment=LIGHT,
         )
-        fit(network, batches, settings)
-        return network
+        return fit(network, batches, settings)
 
     def inherit(self, supernet: Supernet, architecture: Architecture) -> Detector:
         """A candidate with the supernet's weights."""

@@ -72,22 +72,23 @@ def retrain(
             _save(checkpoint, trainer, identity, rows)
     seconds = time.perf_counter() - start
     write_text(folder / "training.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    result = trainer.result
-    if not isinstance(result, Detector):
-        raise TypeError(f"result must be a Detector, got {type(result).__name__}")
-    save_detector(folder / "weights.safetensors", result, {**facts, "settings": asdict(settings)})
+    save_detector(
+        folder / "weights.safetensors", trainer.result, {**facts, "settings": asdict(settings)}
+    )
     checkpoint.unlink(missing_ok=True)
     images = len(steps) * settings.batch_size
     return RetrainReport(settings.steps, resumed_at, loss, seconds, images / max(seconds, 1e-9))
 
 
 def _save(
-    path: Path, trainer: Trainer, identity: dict[str, Any], rows: list[dict[str, Any]]
+    path: Path, trainer: Trainer[Detector], identity: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
     save_state(path, {"identity": identity, "rows": rows, **trainer.state_dict()})
 
 
-def _resume(trainer: Trainer, path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+def _resume(
+    trainer: Trainer[Detector], path: Path, identity: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Put the trainer where a checkpoint left off, if there is one; the rows logged so far."""
     if not path.is_file():
         return []

@@ -220,6 +220,8 @@ def measure_trial(
     precision = evaluate_model(onnx, source, long_side=image_size, seed=seed, progress=progress)
     record = record_header(seed=seed, data_hash=source.fingerprint())
     write_json(folder / "evaluation.json", {**record, **precision})
-    timing = benchmark(onnx, image_sizes=(256, image_size), threads=(1, 2), progress=progress)
+    timing = benchmark(
+        onnx, image_sizes=sorted({256, image_size}), threads=(1, 2), progress=progress
+    )
     timing.write(folder / "benchmark.json")
     return {"precision": precision, "benchmark": timing.to_json()}

@@ -156,6 +156,11 @@ class _Job:
         is_timed = self.request.objective == "latency"
         return self.request.limits.image_size if is_timed else None
 
+    @property
+    def _full_size(self) -> int:
+        """Long side of the deployed images, but at least a crop's."""
+        return max(ShardSettings().image_size, self.request.limits.image_size)
+
     def _schedule(self) -> Schedule:
         """The schedule of the study if there is one, else by the budget; then what was asked."""
         request = self.request
@@ -213,7 +218,8 @@ class _Job:
         return prepare_source(
             source,
             self.workspace.shards,
-            ShardSettings(seed=self.request.seed),
+            ShardSettings(seed=self.request.seed, full_size=self._full_size),
+            workers=self.request.workers,
             say=self.say,
             progress=self.progress,
         )
@@ -237,7 +243,7 @@ class _Job:
             facts=record_header(seed=request.seed, data_hash=shards.hash),
             device=str(self.device),
         )
-        processes = 1 if self.device.type == "cuda" else usable_cores()
+        processes = 1 if self.device.type == "cuda" else self.request.workers or usable_cores()
         train_supernet(job, processes=processes, progress=self.progress)
         return path
 

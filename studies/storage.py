@@ -169,7 +169,13 @@ def load_study(name: str, storage_url: str) -> Study:
         raise UserError(f"no study {name!r}: {storage_url} holds none; run a search first")
     if name not in known:
         raise unknown_name("study", name, known)
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    if SETTINGS not in study.user_attrs:
+        raise UserError(
+            f"study {name!r} in {storage_url} was not made by this program; it knows its settings "
+            "only of studies that its search made"
+        )
+    return study
 
 
 def make_url_or_fail(storage_url: str) -> sqlalchemy.engine.URL:
