@@ -112,7 +112,10 @@ def test_workers_end_with_their_driver(tmp_path: Path, stop: signal.Signals) -> 
         while not heartbeat.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(stop)
-        process.wait(timeout=20)  # an evaluation would take a minute
+        try:
+            process.wait(timeout=20)  # an evaluation would take a minute
+        finally:
+            process.kill()
     time.sleep(1)
     last = heartbeat.stat().st_mtime_ns
     time.sleep(0.5)

@@ -1,6 +1,7 @@
 """A toy search: real architectures, costs and scores by simple arithmetic."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ def toy_search(folder: Path, settings: StudySettings, *, name: str = "toy") -> S
 
 def main(folder: Path, *, processes: int) -> None:
     """A search that a test kills: short evaluations in one process, endless ones in several."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     make = slow_toy if processes == 1 else Heartbeat(folder / "heartbeat")
     with local_workers(make, processes=processes) as workers:
         run_search(toy_search(folder, toy_settings()), workers, budget=24)
