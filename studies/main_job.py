@@ -39,6 +39,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.chosen import RetrainRequest, export_trial, measure_trial, retrain_trial
+from studies.dashboard import note_on_study, note_on_trial, study_note
 from studies.executors import local_workers
 from studies.front import choose_to_retrain, front_rows, front_trials
 from studies.preparation import prepare_source
@@ -47,7 +48,7 @@ from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
 from studies.settings import OBJECTIVES, SAMPLERS, StudySettings, require_same
 from studies.stopwatch import Stopwatch
-from studies.storage import TrialRow, saved_settings
+from studies.storage import TrialRow, load_study, saved_settings
 from studies.study_report import write_study_report
 from studies.workspace import Workspace
 
@@ -146,6 +147,7 @@ class _Job:
         with self.stages.time("retrain, export, benchmark"):
             self._retrain(rows, source, supernet)
         front = self._write_front(rows, shards)
+        self._note(front, self._settings(shards.hash, supernet))
         with self.stages.time("report"):
             write_study_report(self.workspace, self.request.url)
         self._tell_what_next(front)
@@ -410,6 +412,18 @@ class _Job:
                 seed=seed,
                 progress=self.progress,
             )
+
+    def _note(self, front: Sequence[dict[str, Any]], settings: StudySettings) -> None:
+        """Say in the dashboard what the study is and what became of its retrained networks."""
+        study = load_study(self.workspace.study, self.request.url)
+        note_on_study(study, study_note(settings))
+        for row in front:
+            if "retrained_ap" in row:
+                note_on_trial(
+                    study,
+                    row["trial"],
+                    f"Retrained: AP {row['retrained_ap']:.3f}, exported to `{row['onnx']}`.",
+                )
 
     def _tell_what_next(self, front: Sequence[dict[str, Any]]) -> None:
         for stage, seconds in self.stages.this_run.items():

@@ -104,8 +104,6 @@ def test_one_process_writes(tmp_path: Path) -> None:
 def test_notes_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_dashboard: bool
 ) -> None:
-    if has_dashboard:
-        pytest.importorskip("optuna_dashboard")
     monkeypatch.setattr("studies.dashboard._has_dashboard", lambda: has_dashboard)
     search = toy_search(tmp_path, toy_settings())
     with local_workers(make_toy, processes=1) as workers:
