@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.boxes import clip_boxes, nms
-from objectives.session import INPUT_NAME, OUTPUT_NAMES, SIZE_MULTIPLE, open_session
+from data.quantities import SIZE_MULTIPLE
+from objectives.session import INPUT_NAME, OUTPUT_NAMES, open_session
 
 PADDING = 127
 """Grey level of the border: the network subtracts 127.5, so to it the border is nearly zero."""

@@ -24,8 +24,9 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from data.files import sha256_of, whole_file
+from data.quantities import SIZE_MULTIPLE
 from nas.records import CHECKOUT, SCHEMA_VERSION, commit_of
-from objectives.session import INPUT_NAME, OUTPUT_NAMES, SIZE_MULTIPLE, open_session
+from objectives.session import INPUT_NAME, OUTPUT_NAMES, open_session
 from search_spaces.heads import STRIDES, decode_boxes, detection_scores
 from search_spaces.network import Detector
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from objectives.session import INPUT_NAME, SIZE_MULTIPLE, open_session
+from data.quantities import SIZE_MULTIPLE
+from objectives.session import INPUT_NAME, open_session
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from data.errors import UserError
 
 INPUT_NAME = "images"
 OUTPUT_NAMES = ("boxes", "scores")
-SIZE_MULTIPLE = 32
-"""Image sides must be multiples of the network's coarsest stride."""
 
 ONNX_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf)
 

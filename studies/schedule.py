@@ -1,6 +1,7 @@
 """How much work a search is given: one dial, the budget, sets every other length."""
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from nas.fitting import FitSettings
@@ -54,9 +55,7 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     """
     size = min(1.0, max(0.0, (budget - SMALL_BUDGET) / (FULL_BUDGET - SMALL_BUDGET)))
 
-    def between(small: int, full: int) -> int:
-        return round(small + size * (full - small))
-
+    between = partial(_between, size)
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
@@ -69,12 +68,15 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     )
 
 
+def _between(size: float, small: int, full: int) -> int:
+    """A length: `small` at size 0, `full` at size 1, in proportion between them."""
+    return round(small + size * (full - small))
+
+
 def retrain_settings(size: float, *, cuda: bool) -> FitSettings:
     """Full-size training. size: 0 for the shortest, 1 for the usual length."""
 
-    def between(small: int, full: int) -> int:
-        return round(small + size * (full - small))
-
+    between = partial(_between, size)
     if cuda:
         return FitSettings(
             steps=between(2_000, 20_000),

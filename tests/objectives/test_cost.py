@@ -1,9 +1,7 @@
 """Parameters and MACs: three ways to one number, and what other counters make of it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,22 +28,9 @@ from search_spaces.necks import CELLS
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
 from search_spaces.supernet import covering_architectures
+from tests.objectives.drawn_architectures import random_architectures
 
 SMALLEST = SPACE.corner(largest=False)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more by waiting for other threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def random_architectures(count: int, *, seed: int) -> list[Architecture]:
-    generator = np.random.default_rng(seed)
-    return [SPACE.decode(SPACE.random_genotype(generator)) for _ in range(count)]
 
 
 def build_without_memory(architecture: Architecture) -> Detector:

@@ -1,6 +1,5 @@
 """The peak of activations: against the recursion that defines it, and against the real modules."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import permutations
@@ -25,20 +24,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.network import build
 from search_spaces.space import SPACE
 from search_spaces.supernet import covering_architectures
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more by waiting for other threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def random_architectures(count: int, *, seed: int) -> list[Architecture]:
-    generator = np.random.default_rng(seed)
-    return [SPACE.decode(SPACE.random_genotype(generator)) for _ in range(count)]
+from tests.objectives.drawn_architectures import random_architectures
 
 
 def make_layer(operators: list[Operator], *outputs: int) -> Layer:
