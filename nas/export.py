@@ -27,8 +27,7 @@ from data.files import sha256_of, whole_file
 from data.quantities import SIZE_MULTIPLE
 from nas.records import CHECKOUT, SCHEMA_VERSION, commit_of
 from objectives.session import INPUT_NAME, OUTPUT_NAMES, open_session
-from search_spaces.heads import STRIDES, decode_boxes, detection_scores
-from search_spaces.network import Detector
+from search_spaces.face_network import FaceNetwork
 
 OPSET = 18
 TRACED_SHAPE = (2, 3, 96, 128)
@@ -65,17 +64,16 @@ class ExportReport:
 class DecodedDetector(nn.Module):
     """A detector with its decoding: images -> (boxes (B, N, 4), scores (B, N))."""
 
-    def __init__(self, network: Detector) -> None:
+    def __init__(self, network: FaceNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        boxes_xyxy, class_logits, quality_logits = decode_boxes(self.network(images))
-        return boxes_xyxy, detection_scores(class_logits, quality_logits)
+        return self.network.code.decode(self.network(images))
 
 
 def export_onnx(
-    model: Detector,
+    model: FaceNetwork,
     path: Path,
     *,
     metadata: Mapping[str, str],
@@ -114,12 +112,12 @@ def export_onnx(
     )
 
 
-def _facts(model: Detector) -> dict[str, str]:
+def _facts(model: FaceNetwork) -> dict[str, str]:
     """What every file says about itself."""
     return {
         "schema_version": str(SCHEMA_VERSION),
-        "architecture": model.architecture.key,
-        "strides": json.dumps(STRIDES),
+        "architecture": model.key,
+        "strides": json.dumps(model.code.strides),
         "input": f"float32 BGR 0..255, (B, 3, H, W), H and W multiples of {SIZE_MULTIPLE}",
         "outputs": "boxes: x1, y1, x2, y2 in pixels; scores: 0..1; before suppression",
         "commit": commit_of(CHECKOUT) or "unknown",

@@ -8,7 +8,7 @@ from torch import nn
 from data.boxes import nms
 from nas.fitting import images_to_tensor
 from objectives.average_precision import LEAST_SCORE, NMS_IOU, Detections
-from search_spaces.heads import decode_boxes, detection_scores
+from search_spaces.face_network import FaceNetwork
 
 
 def recalibrate(
@@ -38,7 +38,7 @@ def recalibrate(
 
 
 def detect_images(
-    network: nn.Module,
+    network: FaceNetwork,
     images: NDArray[np.uint8],
     *,
     device: torch.device,
@@ -54,8 +54,7 @@ def detect_images(
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             levels = network(images_to_tensor(images[start : start + batch_size], device))
-            boxes, class_logits, quality_logits = decode_boxes(levels)
-            scores = detection_scores(class_logits, quality_logits)
+            boxes, scores = network.code.decode(levels)
             found += [
                 select_detections(b, s, max_boxes=max_boxes)
                 for b, s in zip(boxes.cpu().numpy(), scores.cpu().numpy(), strict=True)

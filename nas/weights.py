@@ -12,8 +12,8 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.files import whole_file
-from search_spaces.architecture import Architecture
-from search_spaces.network import Detector, build
+from search_spaces.catalogue import build_network
+from search_spaces.face_network import FaceNetwork
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -48,12 +48,12 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
-def save_detector(path: Path, network: Detector, facts: dict[str, Any]) -> None:
+def save_detector(path: Path, network: FaceNetwork, facts: dict[str, Any]) -> None:
     """Write a detector's weights, with its architecture's key among the facts."""
-    save_weights(path, network.state_dict(), {**facts, "architecture": network.architecture.key})
+    save_weights(path, network.state_dict(), {**facts, "architecture": network.key})
 
 
-def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
+def load_detector(path: Path) -> tuple[FaceNetwork, dict[str, Any]]:
     """The detector of a weights file, in eval mode, and the file's facts.
 
     Raises:
@@ -63,7 +63,7 @@ def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
     if "architecture" not in facts:
         raise UserError(f"{path} names no architecture; was it written by retrain?")
     with torch.device("meta"):
-        network = build(Architecture.from_key(facts["architecture"]))
+        network = build_network(facts["architecture"])
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in tensors.items()}
     if wanted != got:

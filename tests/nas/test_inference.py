@@ -6,20 +6,26 @@ from torch.nn import functional
 from data.boxes import pairwise_iou
 from nas.inference import detect_images, recalibrate, select_detections
 from objectives.average_precision import LEAST_SCORE, NMS_IOU
+from search_spaces.codes import AnchorFreeCode
+from search_spaces.face_network import FaceNetwork
 from tests.tiny_training import CPU, equal_weights, tiny_network, weights_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
 
 
-class BrightCells(nn.Module):
+class BrightCells(FaceNetwork):
     """Calls every cell a face, the more certainly the bluer it is; its boxes all have one code."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        levels = []
-        for stride in (8, 16, 32):
-            logit = functional.avg_pool2d(images[:, :1], stride) / 16 - 8
-            levels.append(torch.cat([logit, logit, torch.ones_like(logit).repeat(1, 4, 1, 1)], 1))
-        return tuple(levels)
+    def __init__(self) -> None:
+        super().__init__("bright", AnchorFreeCode())
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(functional.avg_pool2d(images[:, :1], s) for s in self.code.strides)
+
+    def predict(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        logits = [blue / 16 - 8 for blue in features]
+        ones = [torch.ones_like(logit).repeat(1, 4, 1, 1) for logit in logits]
+        return tuple(torch.cat([x, x, one], 1) for x, one in zip(logits, ones, strict=True))
 
 
 def norms_of(network: nn.Module) -> list[nn.BatchNorm2d]:

@@ -1,0 +1,1 @@
+"""The field's tiny face detectors by their papers; `search_spaces.catalogue` lists them."""
