@@ -7,6 +7,9 @@ from data.errors import unknown_name
 from search_spaces.architecture import Architecture
 from search_spaces.face_network import FaceNetwork
 from search_spaces.network import build
+from search_spaces.zoo.eresfd import eresfd
+from search_spaces.zoo.ulfg import ulfg_rfb
+from search_spaces.zoo.yunet import yunet_n, yunet_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,30 @@ class Reference:
     source: str
 
 
-REFERENCES: dict[str, Reference] = {}
+REFERENCES: dict[str, Reference] = {
+    "yunet-n": Reference(
+        make=yunet_n,
+        params=75_856,
+        source="Wu et al., YuNet, Machine Intelligence Research 2023, "
+        "doi 10.1007/s11633-023-1423-y",
+    ),
+    "yunet-s": Reference(
+        make=yunet_s,
+        params=54_608,
+        source="Wu et al., YuNet, Machine Intelligence Research 2023, "
+        "doi 10.1007/s11633-023-1423-y; configuration yunet_s of "
+        "github.com/ShiqiYu/libfacedetection.train",
+    ),
+    "eresfd": Reference(
+        make=eresfd, params=92_208, source="Jeong et al., EResFD, WACV 2024, arXiv:2204.01209"
+    ),
+    "ulfg-rfb": Reference(
+        make=ulfg_rfb,
+        params=276_292,
+        source="github.com/Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB, network RFB; "
+        "block: Liu et al., arXiv:1711.07767",
+    ),
+}
 """The reference architectures by name; each `make` gives a network whose key is that name."""
 
 
