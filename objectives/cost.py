@@ -25,6 +25,7 @@ from objectives.operators import check_image_size, lay_out
 from search_spaces.architecture import Architecture
 from search_spaces.blocks import HEAD_CHANNELS, LinearAttention
 from search_spaces.necks import WeightedSum
+from search_spaces.zoo.deformable import DeformableConvolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _blank_image(model: nn.Module, image_size: int) -> Tensor:
 
 
 def _convolution_macs(module: nn.Module, x: Tensor, y: Tensor) -> int:  # noqa: ARG001
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    assert isinstance(module.weight, Tensor)
     return module.weight.numel() * y[0, 0].numel() * y.shape[0]
 
 
@@ -85,6 +86,7 @@ def _no_macs(module: nn.Module, x: Tensor, y: Tensor) -> int:  # noqa: ARG001
 MAC_RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], int]] = {
     nn.Conv1d: _convolution_macs,
     nn.Conv2d: _convolution_macs,
+    DeformableConvolution: _convolution_macs,
     LinearAttention: _attention_macs,
     nn.BatchNorm2d: _no_macs,
     WeightedSum: _no_macs,

@@ -8,6 +8,8 @@ from search_spaces.architecture import Architecture
 from search_spaces.face_network import FaceNetwork
 from search_spaces.network import build
 from search_spaces.zoo.eresfd import eresfd
+from search_spaces.zoo.featherface_v1 import featherface_v1
+from search_spaces.zoo.retinaface import retinaface_mnet025
 from search_spaces.zoo.ulfg import ulfg_rfb
 from search_spaces.zoo.yunet import yunet_n, yunet_s
 
@@ -37,6 +39,18 @@ REFERENCES: dict[str, Reference] = {
     ),
     "eresfd": Reference(
         make=eresfd, params=92_208, source="Jeong et al., EResFD, WACV 2024, arXiv:2204.01209"
+    ),
+    "retinaface-mnet025": Reference(
+        make=retinaface_mnet025,
+        params=426_608,
+        source="Deng et al., RetinaFace, arXiv:1905.00641; network mobile0.25 of "
+        "github.com/biubug6/Pytorch_Retinaface",
+    ),
+    "featherface-v1": Reference(
+        make=featherface_v1,
+        params=592_371,
+        source="Kim et al., FeatherFace, Electronics 2025, 14(3), 517, which prints 488,661: "
+        "its counter misses 103,680 weights of deformable convolutions and 30 of fusion",
     ),
     "ulfg-rfb": Reference(
         make=ulfg_rfb,
