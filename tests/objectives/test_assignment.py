@@ -1,12 +1,14 @@
 """Which points answer for which faces."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from objectives.assignment import AssignmentSettings, assign_faces
+from data.boxes import points_in_boxes
+from objectives.assignment import AssignmentSettings, assign_faces, positions_inside
 from search_spaces.heads import STRIDES, decode_boxes, level_points
 
 SIZE = 128
@@ -171,7 +173,71 @@ def test_numbers_that_are_not_finite_end_too() -> None:
     assert (assigned(levels, random_faces(1, 5, seed=0)) == -1).all()
 
 
-@pytest.mark.parametrize("bad", [{"reach_cells": -1}, {"most_positives": 0}, {"face_strides": 0.0}])
-def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
+TASK_ALIGNED = AssignmentSettings(assignment_kind="task_aligned")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_task_aligned_points_lie_in_their_face_but_for_one_of_its_own(seed: int) -> None:
+    faces = random_faces(3, 30, seed=seed)
+    torch.manual_seed(seed)
+    levels = [level + torch.randn_like(level) for level in blank_levels(3)]
+    owner = assigned(levels, faces, settings=TASK_ALIGNED)
+    assert counts(owner, 30).min() >= 1
+    outside = ~points_in_boxes(level_points(levels)[0], faces)
+    strays = (owner[..., None] == torch.arange(30)) & outside
+    assert strays.sum(1).max() <= 1
+
+
+def test_task_aligned_takes_as_many_points_as_it_may() -> None:
+    face = torch.tensor([[[32.0, 32, 96, 96]]])
+    for most in (1, 4, 13):
+        settings = AssignmentSettings(assignment_kind="task_aligned", most_positives=most)
+        assert (assigned(blank_levels(), face, settings=settings) == 0).sum() == most
+    small = torch.tensor([[[32.0, 32, 48, 48]]])  # four points of stride 8 and one of 16 inside
+    assert (assigned(blank_levels(), small, settings=TASK_ALIGNED) == 0).sum() == 5
+
+
+def test_the_exponents_say_whether_a_sure_point_or_a_good_box_is_better_aligned() -> None:
+    face = torch.tensor([[[44.0, 44, 84, 84]]])  # its centre is the corner of four cells
+    levels = blank_levels()
+    for level in levels:
+        level[:, 0] = -1
+    levels[1][0, 0, 3, 3] = 3.0  # probability 0.95 instead of 0.27
+    levels[1][0, 4:6, 4, 4] = math.log(20 / 16)  # IoU 0.25 instead of 0.16
+    sure, fitting = 16 * 16 + 3 * 8 + 3, 16 * 16 + 4 * 8 + 4
+    for overlap_exponent, best in ((6.0, fitting), (0.5, sure)):
+        settings = AssignmentSettings(
+            assignment_kind="task_aligned", most_positives=1, overlap_exponent=overlap_exponent
+        )
+        assert assigned(levels, face, settings=settings)[0].argmax() == best
+
+
+def test_positions_inside_boxes_are_those_whose_points_are() -> None:
+    random = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=random) * 80 - 10
+    boxes = torch.cat([corners, corners + torch.rand(60, 2, generator=random) * 30], 1)
+    edges = torch.tensor([[4.0, 4, 12, 12], [3, 3, 13, 13], [20, 20, 20, 20], [0, 0, 0, 0]])
+    boxes = torch.cat([boxes, edges, edges.roll(1), -edges])
+    images = torch.arange(len(boxes)) % 7
+    inside = positions_inside(torch.zeros(8, 1, 7, 8), 8, boxes, images)
+    points = torch.cartesian_prod(torch.arange(7), torch.arange(8)).flip(1) * 8 + 4.0
+    for image in range(8):
+        expected = points_in_boxes(points, boxes[images == image]).any(1)
+        assert torch.equal(inside[image].flatten(), expected)
+    assert inside.any()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"reach_cells": -1},
+        {"most_positives": 0},
+        {"face_strides": 0.0},
+        {"overlap_exponent": -1.0},
+        {"score_exponent": math.nan},
+        {"assignment_kind": "atss"},
+    ],
+)
+def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
-        AssignmentSettings(**bad)  # type: ignore[arg-type]
+        AssignmentSettings(**bad)

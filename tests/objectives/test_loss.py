@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from data.boxes import nms
 from data.sample import Faces
 from objectives.assignment import AssignmentSettings, assign_faces
 from objectives.average_precision import Detections, evaluate_detections
-from objectives.loss import Losses, LossSettings, detection_loss, eiou_loss, quality_focal
+from objectives.box_losses import IOU_LOSSES
+from objectives.loss import Losses, LossSettings, detection_loss, quality_focal
 from search_spaces.heads import STRIDES, decode_boxes, detection_scores, level_points
 
 SIZE = 128
@@ -50,6 +52,16 @@ def loss_of(levels: list[Tensor], faces: Tensor, *, ignored: tuple[int, ...] = (
     ignore = torch.zeros(faces.shape[:2], dtype=torch.bool)
     ignore[:, list(ignored)] = True
     return detection_loss(levels, faces, ~ignore, ignore)
+
+
+def test_the_defaults_give_the_losses_they_gave_before_there_were_kinds() -> None:
+    wanted = torch.tensor([[True, True, False], [True, True, True]])
+    ignore = torch.tensor([[False, False, True], [False, False, False]])
+    loss = detection_loss(random_levels(2), FACES.expand(2, 3, 4), wanted, ignore)
+    assert loss.positives == 6
+    parts = [loss.total.item(), loss.classification.item(), loss.quality.item(), loss.box.item()]
+    before = [40.855690002441406, 34.82325744628906, 0.8097420334815979, 1.125511884689331]
+    assert parts == pytest.approx(before, rel=1e-6)
 
 
 def test_total_is_the_weighted_sum() -> None:
@@ -114,6 +126,10 @@ def test_a_sure_prediction_in_an_ignored_region_costs_nothing() -> None:
     torch.testing.assert_close(
         loss_of(sure, FACES, ignored=(2,)).box, loss_of(quiet, FACES, ignored=(2,)).box
     )
+
+
+def test_every_ignored_region_of_an_image_counts() -> None:
+    assert loss_of(levels_that_say(FACES), FACES, ignored=(1, 2)).classification < 0.01
 
 
 def test_a_prediction_covered_by_an_ignored_region_costs_nothing_wherever_its_point_lies() -> None:
@@ -206,19 +222,6 @@ def test_half_precision_levels_are_judged_in_single() -> None:
     assert torch.equal(loss.total, loss_of([level.float() for level in levels], FACES).total)
 
 
-def test_eiou_is_zero_for_equal_boxes_and_pulls_distant_ones_closer() -> None:
-    face = torch.tensor([50.0, 50, 60, 62])
-    assert eiou_loss(face, face).item() == 0
-    shifts = torch.tensor([0.0, 1, 3, 8, 20, 60])
-    losses = eiou_loss(face + shifts[:, None], face)
-    assert (losses.diff() > 0).all()
-    sizes = torch.tensor([1.0, 2, 4, 8])[:, None] * torch.tensor([-5.0, -6, 5, 6])
-    assert (eiou_loss(sizes + torch.tensor([55.0, 56, 55, 56]), face).diff() > 0).all()
-    # Half shifted by its width: IoU 1/3, centres 5 apart, smallest box around both 15 x 12.
-    expected = 1 - 1 / 3 + 25 / (15**2 + 12**2)
-    assert float(eiou_loss(face + torch.tensor([5.0, 0, 5, 0]), face)) == pytest.approx(expected)
-
-
 def test_quality_focal_is_least_at_its_target_and_cross_entropy_without_focus() -> None:
     probability = torch.linspace(0.01, 0.99, 99)
     logits, target = probability.logit(), torch.tensor(0.7).expand(99)
@@ -229,11 +232,59 @@ def test_quality_focal_is_least_at_its_target_and_cross_entropy_without_focus() 
     torch.testing.assert_close(quality_focal(logits, target, focus=0.0), entropy)
 
 
-def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="box_weight must be at least 0"):
-        replace(LossSettings(), box_weight=-1.0)
-    with pytest.raises(ValueError, match="least_target must be from 0 to 1"):
-        LossSettings(least_target=2.0)
+def with_settings(settings: LossSettings) -> Losses:
+    wanted = torch.ones(FACES.shape[:2], dtype=torch.bool)
+    return detection_loss(random_levels(1), FACES, wanted, ~wanted, settings=settings)
+
+
+def test_bce_is_focal_loss_without_focus() -> None:
+    unfocused = with_settings(LossSettings(focus=0.0))
+    assert torch.equal(with_settings(LossSettings(class_kind="bce")).total, unfocused.total)
+    assert unfocused.classification > with_settings(LossSettings()).classification
+
+
+def test_the_kind_of_box_loss_changes_the_box_loss_alone() -> None:
+    losses = [with_settings(LossSettings(box_kind=k)) for k in ("eiou", "diou", "giou", "iou")]
+    assert len({loss.box.item() for loss in losses}) == len(losses) == len(IOU_LOSSES)
+    assert all(torch.equal(losses[0].classification, loss.classification) for loss in losses)
+    assert losses[0].box > losses[1].box > losses[3].box  # each adds to the one after
+
+
+def test_offsets_from_anchors_are_refused_where_there_are_none() -> None:
+    with pytest.raises(ValueError, match="box_kind must be one of eiou, diou, giou, iou without"):
+        with_settings(LossSettings(box_kind="smooth_l1"))
+
+
+def test_ignored_regions_looked_at_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces = torch.rand(3, 6, 4, generator=torch.Generator().manual_seed(1)) * 60
+    faces[..., 2:] += faces[..., :2] + 4
+    ignore = torch.tensor([[0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0]]).bool()
+    whole = detection_loss(random_levels(3), faces, ~ignore, ignore)
+    monkeypatch.setattr("objectives.loss.PAIRS_AT_ONCE", 700)  # two regions at a time
+    parts = detection_loss(random_levels(3), faces, ~ignore, ignore)
+    assert torch.equal(whole.total, parts.total)
+    assert whole.total < detection_loss(random_levels(3), faces, ~ignore, ~ignore & ignore).total
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("box_weight", -1.0, "at least 0"),
+        ("focus", math.nan, "at least 0"),
+        ("coordinate_weight", -0.1, "at least 0"),
+        ("no_object_weight", -0.1, "at least 0"),
+        ("negative_ratio", 0, "at least 1"),
+        ("least_target", 2.0, "from 0 to 1"),
+        ("ignored_coverage", -0.5, "from 0 to 1"),
+        ("match_iou", 0.0, "in 0..1, 0 excluded"),
+        ("match_iou", 1.5, "in 0..1, 0 excluded"),
+        ("box_kind", "ciou", "one of eiou, diou, giou, iou, smooth_l1"),
+        ("class_kind", "hinge", "one of focal, bce"),
+    ],
+)
+def test_bad_settings_are_refused(name: str, value: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be {rule}, got {value}"):
+        replace(LossSettings(), **{name: value})
 
 
 def test_fifty_steps_on_free_outputs_find_all_faces() -> None:
