@@ -15,7 +15,9 @@ from studies.console import (
     show_benchmark,
     show_evaluation,
     show_front,
+    show_retraining,
     show_second_opinions,
+    show_zoo,
     shown_progress,
 )
 
@@ -55,7 +57,16 @@ CpuOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes; without it one for each core.")
 ]
-TrialOption = Annotated[int, typer.Option("--trial", min=0, help="Number of the trial.")]
+ChosenStudyOption = Annotated[
+    str | None, typer.Option("--study", help="Name of the study, with --trial.")
+]
+ChosenTrialOption = Annotated[
+    int | None, typer.Option("--trial", min=0, help="Number of the trial, with --study.")
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="A reference (see zoo) or an architecture's key."),
+]
 SyntheticOption = Annotated[
     int, typer.Option("--synthetic-images", min=5, help="Images to draw when there is no --data.")
 ]
@@ -192,76 +203,119 @@ def front(
 
 @app.command()
 def retrain(
-    study: StudyOption,
-    trial: TrialOption,
+    study: ChosenStudyOption = None,
+    trial: ChosenTrialOption = None,
+    arch: ArchOption = None,
     data: DataOption = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; unset: long on CUDA, short else.")
     ] = None,
-    start: Annotated[str, typer.Option(help="First weights: supernet or scratch.")] = "supernet",
+    start: Annotated[
+        str | None,
+        typer.Option(help="First weights: supernet or scratch; unset: a trial's supernet."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of a training crop, pixels; unset: 640 on CUDA.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=0, help="Images a step; 0: the largest that fits on CUDA.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=value of any setting; may be repeated."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Network to learn from: a .onnx or weights file, a trial, an --arch."),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="files, page, tensorboard, wandb; may be repeated; unset: files, page."),
+    ] = None,
     synthetic_images: SyntheticOption = 1000,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     storage: StorageOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Train the network of a trial at full size; the same command goes on where it was stopped."""
+    """Train a trial or any --arch at full size; the same command goes on where it was stopped."""
     from data.sources import open_source
     from nas.device import choose_device
-    from studies.chosen import RetrainOptions, plan_retrain, retrain_trial
-    from studies.workspace import Workspace
+    from studies.chosen import RetrainOptions, plan_retrain, retrain_network
+    from studies.workspace import Choice
 
-    workspace = Workspace(runs, study)
     chosen_device, reason = choose_device(device)
     _say(reason)
     options = RetrainOptions(
-        steps=steps,
         start=start,
+        steps=steps,
         image_size=image_size,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        changes=tuple(changes or ()),
+        teacher=teacher,
+        trackers=tuple(track or ("files", "page")),
     )
     request = plan_retrain(
-        workspace, storage, trial, options, seed=seed, cuda=chosen_device.type == "cuda"
+        Choice(runs, study, trial, arch),
+        options,
+        storage_url=storage,
+        seed=seed,
+        cuda=chosen_device.type == "cuda",
     )
     source = open_source(data, "train", synthetic_images=synthetic_images, seed=seed)
     _say(f"train images: {source.description}")
-    _say(
-        f"{request.settings.steps} steps of {request.settings.batch_size} crops of "
-        f"{request.settings.image_size} px, starting from {start}"
-    )
     with shown_progress() as progress:
-        report = retrain_trial(workspace, request, source, device=chosen_device, progress=progress)
-    _say(f"loss {report['last_loss']:.3f}, {report['images_per_second']:.0f} images a second")
-    _say(f"weights: {workspace.trial(trial) / 'weights.safetensors'}")
-    _say(f"next: python run_search.py export --study {study} --trial {trial}")
+        report = retrain_network(
+            request, source, device=chosen_device, say=_say, progress=progress
+        )
+    show_retraining(report)
+    _say(f"weights: {request.subject.weights}")
+    _say(f"next: python run_search.py export {request.subject.options}")
 
 
 @app.command()
 def export(
-    study: StudyOption,
-    trial: TrialOption,
+    study: ChosenStudyOption = None,
+    trial: ChosenTrialOption = None,
+    arch: ArchOption = None,
     seed: UnusedSeedOption = 0,  # noqa: ARG001
     device: CpuOption = "auto",
     runs: RunsOption = RUNS,
 ) -> None:
-    """Write a retrained network to model.onnx, checked against torch."""
-    from studies.chosen import export_trial
-    from studies.workspace import Workspace
+    """Write a trained network to model.onnx, checked against torch."""
+    from studies.chosen import export_network
+    from studies.workspace import Choice
 
     require_cpu(device)
-    workspace = Workspace(runs, study)
-    report = export_trial(workspace, trial)
-    onnx = workspace.trial(trial) / "model.onnx"
-    _say(f"{onnx}: {show_quantity(report['file_bytes'])}B")
+    subject = Choice(runs, study, trial, arch).subject
+    report = export_network(subject)
+    _say(f"{subject.onnx}: {show_quantity(report['file_bytes'])}B")
     _say(f"largest difference to torch: {report['max_difference']:.1e}")
     show_second_opinions(report)
-    _say(f"next: python run_search.py benchmark {onnx}")
+    _say(f"next: python run_search.py benchmark {subject.onnx}")
+
+
+@app.command()
+def zoo(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
+    image_size: Annotated[
+        int, typer.Option(help="Side of the image that MACs and memory are for, pixels.")
+    ] = 640,
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
+) -> None:
+    """List the reference architectures with what they cost; `retrain --arch` trains any."""
+    from nas.zoo import zoo_rows
+
+    require_cpu(device)
+    rows = [row.to_json() for row in zoo_rows(image_size=parse_image_size(image_size))]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        show_zoo(rows)
 
 
 @app.command()

@@ -1,11 +1,13 @@
 """Opens the images a command was asked for: a WIDER FACE folder, or drawn ones."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
+import numpy as np
 
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.processes import ProcessPool
 from data.progress import Progress, silent
 from data.sample import ImageSource, Sample
@@ -71,3 +73,51 @@ def ready_to_train(
             samples.append(sample)
             progress("draw", len(samples), len(source))
     return HeldSource(source, tuple(samples))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubsetSource:
+    """Some of another source's images."""
+
+    source: ImageSource
+    indices: tuple[int, ...]
+    name: str
+
+    @property
+    def description(self) -> str:
+        """The source's own, and which part of it this is."""
+        return f"{self.source.description}: {self.name}, {len(self)} images"
+
+    def fingerprint(self) -> str:
+        """Of the source and of which images are taken."""
+        taken = ",".join(map(str, self.indices))
+        return sha256(f"{self.source.fingerprint()} {taken}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, index: int) -> Sample:
+        """The sample at an index of this part."""
+        return self.source.load(self.indices[index])
+
+
+def hold_out(
+    source: ImageSource, share: float, *, most: int, seed: int
+) -> tuple[SubsetSource, SubsetSource]:
+    """A source in two: images to train on, and a share, at most `most`, to validate on.
+
+    Raises:
+        UserError: there are fewer than two images.
+        ValueError: share is not over 0 and under 1, or most is under 1.
+    """
+    if not 0 < share < 1 or most < 1:
+        raise ValueError(f"share must be over 0, under 1 and most at least 1, got {share}, {most}")
+    if len(source) < 2:
+        raise UserError(
+            f"validation needs at least 2 images, got {source.description}; "
+            "add images, or train without validation"
+        )
+    order = np.random.default_rng(seed).permutation(len(source)).tolist()
+    count = min(most, max(1, round(share * len(source))))
+    kept, held = tuple(sorted(order[count:])), tuple(sorted(order[:count]))
+    return SubsetSource(source, kept, "trained on"), SubsetSource(source, held, "held out")

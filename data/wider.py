@@ -151,9 +151,9 @@ class WiderSource:
             UserError: the image cannot be read to its end.
         """
         path = self.folder / self.name(index)
-        image = _read_image(path)
+        image = read_image(path)
         height, width = image.shape[:2]
-        faces, _ = _repair(self.faces(index), width=width, height=height)
+        faces, _ = repair_faces(self.faces(index), width=width, height=height)
         return Sample(image, faces, self.name(index))
 
     def repairs(self) -> Repairs:
@@ -164,12 +164,12 @@ class WiderSource:
         """
         total = Repairs()
         for index in range(len(self)):
-            width, height = _image_size(self.folder / self.name(index))
-            total += _repair(self.faces(index), width=width, height=height)[1]
+            width, height = image_size(self.folder / self.name(index))
+            total += repair_faces(self.faces(index), width=width, height=height)[1]
         return total
 
 
-def _repair(faces: Faces, *, width: int, height: int) -> tuple[Faces, Repairs]:
+def repair_faces(faces: Faces, *, width: int, height: int) -> tuple[Faces, Repairs]:
     """Faces cut at the image's border, ignored where nothing is left, and what was done."""
     boxes_xyxy = clip_boxes(faces.boxes_xyxy, width=width, height=height)
     zero_size = box_areas(faces.boxes_xyxy) <= 0
@@ -183,7 +183,7 @@ def _unreadable(path: Path) -> UserError:
     return UserError(f"cannot read the image {path}; copy it anew or remove it")
 
 
-def _read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) BGR. From memory, because OpenCV fills up a file cut short with grey instead."""
     try:
         encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
@@ -196,7 +196,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, from the file's header."""
     try:
         with Image.open(path) as image:

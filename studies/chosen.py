@@ -1,227 +1,325 @@
-"""From a trial number to a detector in a file: retrain, export, evaluate, benchmark."""
+"""From an architecture to a detector in a file: retrain, export, evaluate, benchmark."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.augment import AugmentSettings
 from data.errors import UserError, unknown_name
 from data.files import write_json
 from data.loader import FullSizeLoader
 from data.progress import Progress, silent
 from data.quantities import parse_image_size
 from data.sample import ImageSource
-from data.sources import ready_to_train
+from data.sources import hold_out, ready_to_train
+from nas.batch_size import automatic_batch_size
 from nas.benchmark import benchmark
 from nas.evaluate import evaluate_model
 from nas.export import export_onnx
-from nas.fitting import FitSettings, seeded
+from nas.fitting import seeded
+from nas.recipe import USUAL, Recipe, override, recipe_to_json
 from nas.records import record_header, usable_cores
-from nas.retrain import retrain
+from nas.retrain import Company, retrain
 from nas.supernet_training import load_supernet
+from nas.team import Team
+from nas.validation import Validation
 from nas.weights import load_detector
-from objectives.cost import architecture_cost, second_opinions
+from objectives.cost import second_opinions
 from objectives.limits import Limits
+from objectives.traced_cost import network_cost
 from search_spaces.architecture import Architecture
-from search_spaces.network import Detector, build
+from search_spaces.catalogue import REFERENCES, build_network
+from search_spaces.face_network import FaceNetwork
 from search_spaces.space import SPACE
+from studies.say import Say, unsaid
 from studies.schedule import retrain_settings, schedule_from_json
 from studies.storage import SETTINGS, find_trial, load_study
-from studies.workspace import Workspace
+from studies.workspace import Choice, Subject, Workspace, architecture_subject
 
 DEPLOYED_IMAGE_SIZE = Limits().image_size
 STARTS = ("supernet", "scratch")
 
+HELD_OUT_SHARE = 0.05
+MOST_HELD_OUT = 200
+"""Of the training images, for the validation during training; the val split is for the end."""
+
 MADE_FROM_WEIGHTS = ("model.onnx", "export.json", "evaluation.json", "benchmark.json")
-"""Files of a trial that new weights make untrue."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetrainRequest:
-    """What to train, on what, and for how long.
-
-    supernet: weights to start from; None draws them from the seed.
-    """
-
-    trial: int
-    key: str
-    settings: FitSettings
-    supernet: Path | None
-    seed: int
+"""Files of a subject that new weights make untrue."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainOptions:
-    """What a person asks of a retraining; None stands for the study's own schedule.
+    """What a person asks of a retraining; None stands for the usual recipe's.
 
-    start: "supernet" or "scratch".
+    start: "supernet" or "scratch"; None is the supernet's weights where there are some.
+    changes: "name=value" texts, see `nas.recipe.override`; they count after the other fields.
+    batch_size: 0 asks for the largest that fits on the CUDA device. teacher: a trained network to
+    learn from, see `find_teacher`. trackers: names of `nas.tracking`.
     """
 
-    start: str = "supernet"
+    start: str | None = None
     steps: int | None = None
     image_size: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    changes: tuple[str, ...] = ()
+    teacher: str | None = None
+    trackers: tuple[str, ...] = ("files", "page")
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
+        if self.start is not None and self.start not in STARTS:
             raise unknown_name("start", self.start, STARTS)
-        if self.image_size is not None:
-            parse_image_size(self.image_size)
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UserError(f"--learning-rate must be positive, got {self.learning_rate}")
+
+    def recipe(self, usual: Recipe) -> Recipe:
+        """The usual recipe with what is asked.
+
+        Raises:
+            UserError: a setting is unknown or out of range.
+        """
+        asked = [
+            f"{name}={value}"
+            for name in ("steps", "image_size", "batch_size", "learning_rate")
+            if (value := getattr(self, name))
+        ]
+        recipe = override(usual, [*asked, *self.changes])
+        parse_image_size(recipe.fit.image_size)
+        return recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainRequest:
+    """What to train, and how.
+
+    supernet: weights to start from; None draws them from the seed. teacher: weights or ONNX file
+    of a network to learn from. fits_batch: find the largest batch that fits on CUDA.
+    """
+
+    subject: Subject
+    key: str
+    recipe: Recipe
+    seed: int
+    supernet: Path | None = None
+    teacher: Path | None = None
+    trackers: tuple[str, ...] = ()
+    fits_batch: bool = False
 
 
 def plan_retrain(
-    workspace: Workspace,
-    storage_url: str | None,
-    trial: int,
+    choice: Choice,
     options: RetrainOptions,
     *,
+    storage_url: str | None,
     seed: int,
     cuda: bool,
 ) -> RetrainRequest:
-    """The retraining of a completed trial, as its study and the options have it.
+    """The training of a network: a trial as its study has it, any other from scratch.
 
     Raises:
-        UserError: there is no such study or trial, or its supernet is gone.
+        UserError: there is no such study, trial or architecture, the supernet is gone, or a
+            setting is wrong.
     """
-    study = load_study(workspace.study, storage_url or workspace.storage_url)
-    row = find_trial(study, trial)
-    saved = study.user_attrs[SETTINGS]
-    schedule = schedule_from_json(saved["stages"]["schedule"])
-    asked = {
-        name: value
-        for name in ("steps", "image_size", "batch_size", "learning_rate")
-        if (value := getattr(options, name)) is not None
-    }
-    usual = retrain_settings(1.0, cuda=True) if cuda else schedule.retrain
-    supernet = None
-    if options.start == "supernet":
-        supernet = workspace.supernet(saved["stages"]["supernet"])
-        if not supernet.is_file():
-            raise UserError(
-                f"the supernet {supernet} of study {workspace.study!r} is gone; run the search "
-                "again to train it, or use --start scratch"
-            )
+    supernet, fit = None, retrain_settings(1.0, cuda=False)
+    workspace = choice.workspace
+    if workspace is not None and choice.trial is not None:
+        study = load_study(workspace.study, storage_url or workspace.storage_url)
+        key = find_trial(study, choice.trial).key
+        stages = study.user_attrs[SETTINGS]["stages"]
+        fit = schedule_from_json(stages["schedule"]).retrain
+        if options.start != "scratch":
+            supernet = _supernet(workspace, stages["supernet"])
+    else:
+        key = _known_architecture(str(choice.architecture))
+        if options.start == "supernet":
+            raise UserError("only trials of a study start from a supernet; leave out --start")
     return RetrainRequest(
-        trial=trial, key=row.key, settings=replace(usual, **asked), supernet=supernet, seed=seed
+        subject=choice.subject,
+        key=key,
+        recipe=options.recipe(USUAL if cuda else Recipe(fit=fit)),
+        seed=seed,
+        supernet=supernet,
+        teacher=None if options.teacher is None else find_teacher(choice, options.teacher),
+        trackers=options.trackers,
+        fits_batch=options.batch_size == 0,
     )
 
 
-def retrain_trial(
-    workspace: Workspace,
+def _supernet(workspace: Workspace, name: str) -> Path:
+    path = workspace.supernet(name)
+    if not path.is_file():
+        raise UserError(
+            f"the supernet {path} of study {workspace.study!r} is gone; run the search "
+            "again to train it, or use --start scratch"
+        )
+    return path
+
+
+def _known_architecture(key: str) -> str:
+    with torch.device("meta"):
+        return build_network(key).key
+
+
+def find_teacher(choice: Choice, teacher: str) -> Path:
+    """The file of a teacher: a path, a trial of the same study, or a trained architecture.
+
+    Raises:
+        UserError: there is no such file, or the network has not been trained.
+    """
+    if Path(teacher).exists():
+        return Path(teacher)
+    workspace = choice.workspace
+    if teacher.isdecimal() and workspace is not None:
+        subject = workspace.subject(int(teacher))
+    elif teacher.endswith((".onnx", ".safetensors")):
+        raise UserError(f"there is no teacher {teacher}; give a file, a trial or an architecture")
+    else:
+        subject = architecture_subject(choice.runs, _known_architecture(teacher))
+    if not subject.weights.is_file():
+        raise UserError(
+            f"the teacher, {subject.name}, has not been trained; run: "
+            f"python run_search.py retrain {subject.options}"
+        )
+    return subject.weights
+
+
+def retrain_network(
     request: RetrainRequest,
     source: ImageSource,
     *,
     device: torch.device,
+    team: Team | None = None,
+    say: Say = unsaid,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train the network of a trial at full size; writes `weights.safetensors` and `retrain.json`.
+    """Train a network at full size; writes `weights.safetensors` and `retrain.json`.
 
-    A retraining that was cut goes on from its checkpoint. When it is done, what was made from
-    the weights before is deleted.
+    A training that was cut goes on from its checkpoint. When it is done, what was made from the
+    weights before is deleted.
     """
-    folder = workspace.trial(request.trial)
+    team = team or Team()
+    network, recipe = _initial(request).to(device), request.recipe
+    if request.fits_batch:
+        size, reason = automatic_batch_size(network, recipe)
+        say(reason)
+        recipe = override(recipe, [f"batch_size={size}"])
+    held = ready_to_train(source, workers=usable_cores(), progress=progress)
+    validate: Validation | None = None
+    if recipe.validate_every:
+        held, held_out = hold_out(held, HELD_OUT_SHARE, most=MOST_HELD_OUT, seed=request.seed)
+        validate = Validation(
+            held_out,
+            image_size=recipe.fit.image_size,
+            device=device,
+            seed=request.seed,
+            progress=progress,
+        )
     batches = FullSizeLoader(
-        ready_to_train(source, workers=usable_cores(), progress=progress),
-        batch_size=request.settings.batch_size,
-        image_size=request.settings.image_size,
+        held,
+        batch_size=recipe.fit.batch_size,
+        image_size=recipe.fit.image_size,
         seed=request.seed,
-        augment=AugmentSettings(),
+        augment=recipe.augment,
+        views=recipe.views,
     )
     start = time.perf_counter()
     report = retrain(
-        _initial(request).to(device),
+        network,
         batches,
-        request.settings,
-        folder=folder,
-        facts={"trial": request.trial, "data": source.description, "seed": request.seed},
-        progress=progress,
+        recipe,
+        folder=request.subject.folder,
+        facts={
+            "name": request.subject.name,
+            "data": source.description,
+            "seed": request.seed,
+        },
+        company=Company(
+            progress=progress,
+            validate=validate,
+            team=team,
+        ),
     )
-    for name in MADE_FROM_WEIGHTS:
-        (folder / name).unlink(missing_ok=True)
     result = {
         **record_header(seed=request.seed, data_hash=source.fingerprint()),
-        "trial": request.trial,
+        "name": request.subject.name,
         "key": request.key,
         "data": source.description,
         "start": "scratch" if request.supernet is None else "supernet",
+        "teacher": None if request.teacher is None else str(request.teacher),
         "device": str(device),
-        "settings": asdict(request.settings),
-        **asdict(report),
+        "recipe": recipe_to_json(recipe),
+        **report.to_json(),
         "wall_seconds": time.perf_counter() - start,
     }
-    write_json(folder / "retrain.json", result)
+    if team.rank == 0:
+        for name in MADE_FROM_WEIGHTS:
+            (request.subject.folder / name).unlink(missing_ok=True)
+        write_json(request.subject.folder / "retrain.json", result)
     return result
 
 
-def _initial(request: RetrainRequest) -> Detector:
-    architecture = Architecture.from_key(request.key)
+def _initial(request: RetrainRequest) -> FaceNetwork:
     if request.supernet is not None:
+        architecture = Architecture.from_key(request.key)
         return load_supernet(request.supernet, SPACE).extract(architecture)
     with seeded(request.seed):
-        return build(architecture)
+        return build_network(request.key)
 
 
-def export_trial(
-    workspace: Workspace, trial: int, *, image_size: int = DEPLOYED_IMAGE_SIZE
+def export_network(
+    subject: Subject, *, image_size: int = DEPLOYED_IMAGE_SIZE
 ) -> dict[str, Any]:
-    """Export the retrained network of a trial to `model.onnx`, checked against torch.
+    """Export a trained network to `model.onnx`, checked against torch.
 
     `export.json` also says what the network costs at image_size, and what fvcore and thop think.
 
     Raises:
-        UserError: the trial has not been retrained.
+        UserError: the network has not been trained.
     """
-    folder = workspace.trial(trial)
-    weights = folder / "weights.safetensors"
-    if not weights.is_file():
+    if not subject.weights.is_file():
         raise UserError(
-            f"trial {trial} of study {workspace.study!r} has not been retrained; run: "
-            f"python run_search.py retrain --study {workspace.study} --trial {trial}"
+            f"{subject.name} has not been retrained; run: "
+            f"python run_search.py retrain {subject.options}"
         )
-    network, facts = load_detector(weights)
+    network, facts = load_detector(subject.weights)
     report = export_onnx(
         network,
-        folder / "model.onnx",
-        metadata={"trial": str(trial), "trained_on": str(facts.get("data", ""))},
+        subject.onnx,
+        metadata={"name": subject.name, "trained_on": str(facts.get("data", ""))},
     )
     opinions = second_opinions(network, image_size)
     result = {
         **record_header(seed=None, data_hash=None),
         **report.to_json(),
+        "name": subject.name,
+        "key": network.key,
         "image_size": image_size,
-        "cost": asdict(architecture_cost(network.architecture, image_size=image_size)),
+        "cost": asdict(network_cost(network, image_size=image_size)),
         "second_opinions": {name: asdict(opinion) for name, opinion in opinions.items()},
     }
-    write_json(folder / "export.json", result)
+    write_json(subject.folder / "export.json", result)
     return result
 
 
-def measure_trial(
-    workspace: Workspace,
-    trial: int,
+def measure_network(
+    subject: Subject,
     source: ImageSource,
     *,
     image_size: int,
     seed: int,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Precision on a source's images and latency of an exported trial; writes both files.
+    """Precision on a source's images and latency of an exported network; writes both files.
 
     image_size: pixels of the images' longer side, and of the square that is timed.
     """
-    folder = workspace.trial(trial)
-    onnx = folder / "model.onnx"
-    precision = evaluate_model(onnx, source, long_side=image_size, seed=seed, progress=progress)
-    record = record_header(seed=seed, data_hash=source.fingerprint())
-    write_json(folder / "evaluation.json", {**record, **precision})
-    timing = benchmark(
-        onnx, image_sizes=sorted({256, image_size}), threads=(1, 2), progress=progress
+    precision = evaluate_model(
+        subject.onnx, source, long_side=image_size, seed=seed, progress=progress
     )
-    timing.write(folder / "benchmark.json")
+    record = record_header(seed=seed, data_hash=source.fingerprint())
+    write_json(subject.folder / "evaluation.json", {**record, **precision})
+    timing = benchmark(
+        subject.onnx, image_sizes=sorted({256, image_size}), threads=(1, 2), progress=progress
+    )
+    timing.write(subject.folder / "benchmark.json")
     return {"precision": precision, "benchmark": timing.to_json()}

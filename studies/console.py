@@ -135,3 +135,35 @@ def show_second_opinions(report: dict[str, Any]) -> None:
             f"{name} differs by {opinion['macs_difference']:+,} MACs and "
             f"{opinion['params_difference']:+,} parameters: {'; '.join(opinion['blind_spots'])}"
         )
+
+
+def show_zoo(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what the reference architectures cost, and where they come from."""
+    show_table(
+        ("name", "params", "MACs", "peak", "source"),
+        [
+            (
+                row["name"],
+                show_quantity(row["params"]),
+                show_quantity(row["macs"]),
+                f"{show_quantity(row['peak_bytes'])}B",
+                row["source"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_retraining(report: dict[str, Any]) -> None:
+    """Print how a training went."""
+    print_line = Console(highlight=False, soft_wrap=True).print
+    fit = report["recipe"]["fit"]
+    print_line(
+        f"{report['steps']} steps of {fit['batch_size']} crops of {fit['image_size']} px from "
+        f"{report['start']}: loss {report['last_loss']:.3f}, {report['images_per_second']:.0f} "
+        f"images a second, {report['data_wait_share']:.0%} of the time waiting for data"
+    )
+    if report["best_ap"] is not None:
+        print_line(f"best validation AP {report['best_ap']:.3f}, at step {report['best_step']}")
+    for note in report["notes"]:
+        print_line(note)

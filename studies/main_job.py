@@ -27,6 +27,7 @@ from nas.fidelity import (
     rank_fidelity,
 )
 from nas.proxy import ProxyEvaluator, ProxyJob
+from nas.recipe import Recipe
 from nas.records import record_header, usable_cores
 from nas.supernet_training import (
     SupernetJob,
@@ -38,7 +39,7 @@ from objectives.limits import Limits, audit
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
-from studies.chosen import RetrainRequest, export_trial, measure_trial, retrain_trial
+from studies.chosen import RetrainRequest, export_network, measure_network, retrain_network
 from studies.dashboard import note_on_study, note_on_trial, study_note
 from studies.executors import local_workers
 from studies.front import choose_to_retrain, front_rows, front_trials
@@ -389,24 +390,21 @@ class _Job:
         self, row: TrialRow, source: ImageSource, validation: ImageSource, supernet: Path
     ) -> None:
         """Bring one network of the front from its architecture to measured ONNX."""
-        folder, seed = self.workspace.trial(row.trial), self.request.seed
-        if not (folder / "weights.safetensors").is_file():
+        subject, seed = self.workspace.subject(row.trial), self.request.seed
+        if not subject.weights.is_file():
             request = RetrainRequest(
-                trial=row.trial,
+                subject=subject,
                 key=row.key,
-                settings=self.schedule.retrain,
-                supernet=supernet,
+                recipe=Recipe(fit=self.schedule.retrain),
                 seed=seed,
+                supernet=supernet,
             )
-            retrain_trial(
-                self.workspace, request, source, device=self.device, progress=self.progress
-            )
-        if not (folder / "model.onnx").is_file():
-            export_trial(self.workspace, row.trial, image_size=self.request.limits.image_size)
-        if not (folder / "benchmark.json").is_file():
-            measure_trial(
-                self.workspace,
-                row.trial,
+            retrain_network(request, source, device=self.device, progress=self.progress)
+        if not subject.onnx.is_file():
+            export_network(subject, image_size=self.request.limits.image_size)
+        if not (subject.folder / "benchmark.json").is_file():
+            measure_network(
+                subject,
                 validation,
                 image_size=self.request.limits.image_size,
                 seed=seed,

@@ -6,6 +6,7 @@ from typing import Any
 
 from nas.fitting import FitSettings
 from nas.proxy import ProxySettings
+from nas.recipe import USUAL
 from nas.supernet_training import SupernetSettings
 
 SMALL_BUDGET, FULL_BUDGET = 10, 200
@@ -78,13 +79,7 @@ def retrain_settings(size: float, *, cuda: bool) -> FitSettings:
 
     between = partial(_between, size)
     if cuda:
-        return FitSettings(
-            steps=between(2_000, 20_000),
-            batch_size=32,
-            image_size=640,
-            learning_rate=2e-3,
-            average_decay=0.999,
-        )
+        return replace(USUAL.fit, steps=between(2_000, USUAL.fit.steps))
     return FitSettings(
         steps=between(150, 1200),
         batch_size=8,

@@ -1,9 +1,40 @@
 """Where the files of a study are."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from search_spaces.catalogue import REFERENCES
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One network that is trained by itself, and the folder of what belongs to it.
+
+    name: for people. options: what names it on the command line.
+    """
+
+    folder: Path
+    name: str
+    options: str
+
+    @property
+    def weights(self) -> Path:
+        """What training wrote."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def onnx(self) -> Path:
+        """What `export` wrote."""
+        return self.folder / "model.onnx"
+
+
+def architecture_subject(runs: Path, architecture: str) -> Subject:
+    """A network outside of any study. architecture: a reference's name or a key of the space."""
+    digest = hashlib.sha256(architecture.encode()).hexdigest()[:12]
+    folder = architecture if architecture in REFERENCES else f"architecture-{digest}"
+    return Subject(runs / "architectures" / folder, architecture, f"--arch {architecture}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +83,46 @@ class Workspace:
         """The folder of one retrained trial."""
         return self.folder / f"trial-{number}"
 
+    def subject(self, number: int) -> Subject:
+        """A trial as a network that is trained by itself."""
+        return Subject(
+            self.trial(number),
+            f"trial {number} of study {self.study!r}",
+            f"--study {self.study} --trial {number}",
+        )
+
     def file(self, name: str) -> Path:
         """A file of the study, such as front.json."""
         return self.folder / name
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The network that a command is about: a trial of a study, or an architecture by itself.
+
+    Raises:
+        UserError: it is neither, or both.
+    """
+
+    runs: Path
+    study: str | None = None
+    trial: int | None = None
+    architecture: str | None = None
+
+    def __post_init__(self) -> None:
+        is_trial = self.study is not None and self.trial is not None
+        is_partly_trial = self.study is not None or self.trial is not None
+        if not is_trial if self.architecture is None else is_partly_trial:
+            raise UserError("say which network: --study NAME --trial NUMBER, or --arch NAME")
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The study's, None for an architecture by itself."""
+        return None if self.study is None else Workspace(self.runs, self.study)
+
+    @property
+    def subject(self) -> Subject:
+        """Where its files are; whether there is such a trial is not looked up."""
+        if self.study is not None and self.trial is not None:
+            return Workspace(self.runs, self.study).subject(self.trial)
+        return architecture_subject(self.runs, str(self.architecture))

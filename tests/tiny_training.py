@@ -1,8 +1,9 @@
 """The least that can be trained: the smallest network, pictures of 64 px, batches of two."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from data.loader import ShardLoader
 from data.sample import Batch
 from data.shards import ShardSet, ShardSettings, prepare_shards, shard_folder
 from nas.fitting import FitSettings, seeded
-from objectives.loss import Losses, detection_loss
+from objectives.loss import Losses
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
 from tests.data.drawn_faces import DrawnFaces
@@ -72,11 +73,11 @@ def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def diverge(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Make the detection loss that a module uses NaN."""
+    name = "network_loss" if module == "nas.fitting" else "detection_loss"
+    loss = getattr(import_module(module), name)
 
-    def nan_loss(
-        levels: Sequence[Tensor], boxes_xyxy: Tensor, wanted: Tensor, ignore: Tensor
-    ) -> Losses:
-        losses = detection_loss(levels, boxes_xyxy, wanted, ignore)
+    def nan_loss(*arguments: Any, **settings: Any) -> Losses:
+        losses: Losses = loss(*arguments, **settings)
         return replace(losses, total=losses.total * np.nan)
 
-    monkeypatch.setattr(f"{module}.detection_loss", nan_loss)
+    monkeypatch.setattr(f"{module}.{name}", nan_loss)

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from data.augment import AugmentSettings
-from data.loader import BatchSource, FullSizeLoader, ShardLoader, prefetched
+from data.loader import (
+    BatchSource,
+    FullSizeLoader,
+    FullSizeSettings,
+    ShardLoader,
+    join_batches,
+    part_of_batch,
+    prefetched,
+    rows_of_batch,
+)
 from data.sample import Batch
 from data.shards import ShardSet, ShardSettings, prepare_shards
 from tests.data.drawn_faces import DrawnFaces
@@ -93,6 +102,89 @@ def test_augmented_faces_are_still_on_their_boxes(make: Make) -> None:
             assert batch.images[row, int(y1 + y2) // 2, int(x1 + x2) // 2, 2] > 150
             faces += 1
     assert faces > 20
+
+
+def test_mosaic_faces_are_still_on_their_boxes() -> None:
+    views = FullSizeSettings(mosaic_share=1.0)
+    augment = AugmentSettings(brightness=0, contrast=1, colour=1)
+    loader = full_size(views, augment=augment, image_size=128)
+    centres = []
+    for step in range(10):
+        batch = loader.batch(step)
+        for row, face in zip(*np.nonzero(batch.wanted), strict=True):
+            x1, y1, x2, y2 = batch.boxes_xyxy[row, face]
+            assert batch.images[row, int(y1 + y2) // 2, int(x1 + x2) // 2, 2] > 150
+            centres.append(((x1 + x2) / 2 > 64, (y1 + y2) / 2 > 64))
+    assert len(set(centres)) == 4  # there are faces in all four corners
+
+
+def full_size(views: FullSizeSettings, **changes: Any) -> FullSizeLoader:
+    settings: dict[str, Any] = {"batch_size": 4, "image_size": 64, "seed": 0, "augment": None}
+    return FullSizeLoader(SOURCE, **(settings | changes), views=views)
+
+
+def sides_of_faces(loader: FullSizeLoader) -> float:
+    """The mean height of all faces to be found, pixels."""
+    batches = [loader.batch(step) for step in range(20)]
+    heights = [batch.boxes_xyxy[batch.wanted][:, [1, 3]] for batch in batches]
+    return float(np.diff(np.concatenate(heights)).mean())
+
+
+def test_larger_squares_and_mosaics_have_smaller_faces() -> None:
+    near, far = (FullSizeSettings(short_sides=(side, side)) for side in (0.4, 0.8))
+    assert 1.5 < sides_of_faces(full_size(near)) / sides_of_faces(full_size(far)) < 2.5
+    tiled = dataclasses.replace(near, mosaic_share=1.0)
+    assert sides_of_faces(full_size(near)) > 1.2 * sides_of_faces(full_size(tiled))
+
+
+def test_small_faces_are_ignored_and_not_dropped() -> None:
+    usual, strict = (full_size(FullSizeSettings(ignore_under_px=least)) for least in (4, 12))
+    changed = 0
+    for step in range(10):
+        one, other = usual.batch(step), strict.batch(step)
+        assert np.array_equal(one.boxes_xyxy, other.boxes_xyxy)
+        is_small = one.boxes_xyxy[..., 3] - one.boxes_xyxy[..., 1] < 12
+        assert np.array_equal(other.wanted, one.wanted & ~is_small)
+        assert np.array_equal(other.ignore | other.wanted, one.ignore | one.wanted)
+        changed += int((one.wanted & is_small).sum())
+    assert changed > 5
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"short_sides": (2.0, 1.0)}, "two rising positive numbers"),
+        ({"short_sides": (0.0, 1.0)}, "two rising positive numbers"),
+        ({"background_share": 1.5}, r"in 0\.\.1"),
+        ({"mosaic_share": -0.1}, r"in 0\.\.1"),
+        ({"ignore_under_px": 3.0}, "at least 4"),
+    ],
+)
+def test_views_out_of_range_are_refused(change: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be {rule}"):
+        FullSizeSettings(**change)
+
+
+@pytest.mark.parametrize("mosaic_share", [0.0, 0.5])
+def test_full_size_pictures_are_one_row_whatever_the_batch(mosaic_share: float) -> None:
+    views = FullSizeSettings(mosaic_share=mosaic_share)
+    wide, narrow = (full_size(views, batch_size=size, augment=AugmentSettings()) for size in (6, 2))
+    assert_equal(wide.batch(1), join_batches([narrow.batch(step) for step in (3, 4, 5)]))
+
+
+def test_a_part_of_a_batch_is_its_rows(make: Make) -> None:
+    loader = make(augment=AugmentSettings())
+    whole = loader.batch(3)
+    parts = [part_of_batch(loader, 3, rows) for rows in (range(1), range(1, 3), range(3, 4))]
+    assert_equal(join_batches(parts), whole)
+    assert np.array_equal(rows_of_batch(whole, range(1, 3)).images, whole.images[1:3])
+
+
+def test_threads_share_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.loader.PART_ROWS", 3)
+    loader = full_size(FullSizeSettings(), batch_size=8)
+    for step, batch in enumerate(prefetched(loader, range(4), workers=2)):
+        assert_equal(batch, loader.batch(step))
 
 
 def test_prefetched_batches_are_the_same_in_the_same_order(make: Make) -> None:

@@ -1,0 +1,125 @@
+"""Anchor heads: one tower for all levels, or a light one of grouped convolutions for each.
+
+Every head is made by (c_in, width, anchors=) and maps three (B, c_in, H / s, W / s),
+s = 8, 16, 32, to three (B, anchors * 6, H / s, W / s) in the order of `AnchorCode`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.blocks import DepthwiseSeparable, ResidualConvolution
+from search_spaces.heads import PRIOR_FACE_SHARE, STRIDES
+from search_spaces.necks import enlarge
+from search_spaces.zoo.context import ContextModule
+
+GROUPS = 4
+
+
+class AnchorPrediction(nn.Module):
+    """Class logits and box offsets of a position's anchors, each by a 1x1 convolution.
+
+    Shape: two (B, c_in, H, W), for classes and boxes -> (B, anchors * 6, H, W).
+    """
+
+    def __init__(self, c_in: int, *, anchors: int) -> None:
+        super().__init__()
+        self.classes = nn.Conv2d(c_in, anchors * 2, 1)
+        self.boxes = nn.Conv2d(c_in, anchors * 4, 1)
+        for layer in (self.classes, self.boxes):
+            assert layer.bias is not None
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        prior = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
+        assert self.classes.bias is not None
+        with torch.no_grad():
+            self.classes.bias[1::2] = prior
+
+    def forward(self, for_classes: Tensor, for_boxes: Tensor) -> Tensor:
+        classes = self.classes(for_classes).unflatten(1, (-1, 2))
+        boxes = self.boxes(for_boxes).unflatten(1, (-1, 4))
+        return torch.cat([classes, boxes], 2).flatten(1, 2)
+
+
+class WideContext(nn.Module):
+    """What surrounds a position: dense convolutions at half the size, enlarged again.
+
+    Halving makes their window twice as wide and a quarter as dear: a tiny face is found by the
+    head and shoulders around it.
+
+    Shape: (B, c_in, H, W) -> (B, c_out, H, W), odd sizes included.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, depth: int = 2) -> None:
+        super().__init__()
+        self.halve = DepthwiseSeparable(c_in, c_out, kernel_size=3, stride=2)
+        self.look = nn.Sequential(
+            *(ResidualConvolution(c_out, c_out, kernel_size=3) for _ in range(depth))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return enlarge(self.look(self.halve(x)))[:, :, :height, :width]
+
+
+class SharedDetectionHead(nn.Module):
+    """One tower for all levels: detail and context added, then a branch each for class and box."""
+
+    def __init__(self, c_in: int, width: int, *, anchors: int) -> None:
+        super().__init__()
+        self.detail = DepthwiseSeparable(c_in, width, kernel_size=3)
+        self.context = WideContext(c_in, width)
+        self.for_classes = DepthwiseSeparable(width, width, kernel_size=3)
+        self.for_boxes = DepthwiseSeparable(width, width, kernel_size=3)
+        self.predict = AnchorPrediction(width, anchors=anchors)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self._tower(x) for x in features)
+
+    def _tower(self, x: Tensor) -> Tensor:
+        x = self.detail(x) + self.context(x)
+        y: Tensor = self.predict(self.for_classes(x), self.for_boxes(x))
+        return y
+
+
+class ShuffledConvolution(nn.Module):
+    """A grouped 3x3 convolution whose groups read channels of all the groups before.
+
+    Shape: (B, c_in, H, W) -> (B, c_out, H, W).
+
+    Source: Zhang et al., ShuffleNet, arXiv:1707.01083, figure 1.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.filter = nn.Conv2d(c_in, c_out, 3, padding=1, groups=GROUPS, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, rows, columns = x.shape
+        shuffled = x.reshape(batch, GROUPS, -1, rows, columns).transpose(1, 2).flatten(1, 2)
+        y: Tensor = self.filter(shuffled)
+        return y
+
+
+class GroupedDetectionHead(nn.Module):
+    """For each level a context module of grouped convolutions, and its own prediction."""
+
+    def __init__(self, c_in: int, width: int, *, anchors: int) -> None:
+        super().__init__()
+        self.context = nn.ModuleList(
+            ContextModule(c_in, width, convolution=ShuffledConvolution) for _ in STRIDES
+        )
+        self.predict = nn.ModuleList(AnchorPrediction(width, anchors=anchors) for _ in STRIDES)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        contexts = [context(x) for context, x in zip(self.context, features, strict=True)]
+        return tuple(predict(x, x) for predict, x in zip(self.predict, contexts, strict=True))
+
+
+ANCHOR_HEADS: dict[str, Callable[..., nn.Module]] = {
+    "shared": SharedDetectionHead,
+    "grouped": GroupedDetectionHead,
+}
+"""Every anchor head by name: (c_in, width, anchors=)."""

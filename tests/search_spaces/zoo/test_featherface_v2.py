@@ -1,0 +1,287 @@
+"""The parts of FeatherFace's second version: their budgets, their costs and what they compute."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.export import export_onnx
+from objectives.cost import count_macs, count_macs_by_torch, count_parameters
+from search_spaces.attention import ConvolutionalBlockAttention
+from search_spaces.zoo.cbam_plus import CbamPlus
+from search_spaces.zoo.dynamic_channel_attention import DynamicChannelAttention
+from search_spaces.zoo.featherface_v2 import (
+    FeatherFaceV2,
+    FeatherFaceV2Options,
+    featherface_v2,
+    featherface_v2_cbam_plus_grouped,
+)
+from search_spaces.zoo.pyramid_attention_fusion import (
+    AdaptiveSum,
+    CrossScaleAttention,
+    PyramidAttentionFusion,
+)
+from search_spaces.zoo.shared_detection_head import (
+    ANCHOR_HEADS,
+    AnchorPrediction,
+    ShuffledConvolution,
+    WideContext,
+)
+from search_spaces.zoo.ultra_efficient_vit import PartialLinearAttention, UltraEfficientViT
+from tests.search_spaces.contracts import (
+    assert_batched_equals_single,
+    assert_gradient_reaches_every_parameter,
+    noise,
+    noise_images,
+    pyramid,
+    shapes,
+)
+
+VARIANTS = {
+    "featherface-v2": (FeatherFaceV2Options(), 241_899, 730_334_976),
+    "featherface-v2-cbam-plus": (FeatherFaceV2Options("cbam_plus"), 216_726, 729_924_048),
+    "featherface-v2-none": (FeatherFaceV2Options("none"), 216_648, 729_772_800),
+    "featherface-v2-grouped": (FeatherFaceV2Options(head="grouped"), 181_719, 520_537_152),
+    "featherface-v2-cbam-plus-grouped": (
+        FeatherFaceV2Options("cbam_plus", "grouped"),
+        156_546,
+        520_126_224,
+    ),
+    "featherface-v2-none-grouped": (FeatherFaceV2Options("none", "grouped"), 156_468, 0),
+}
+every_variant = pytest.mark.parametrize("key", VARIANTS)
+the_two = pytest.mark.parametrize("make", [featherface_v2, featherface_v2_cbam_plus_grouped])
+every_attention = pytest.mark.parametrize("attention", [DynamicChannelAttention, CbamPlus])
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+@every_variant
+def test_parameters_and_macs(key: str) -> None:
+    options, parameters, macs = VARIANTS[key]
+    network = featherface_v2(options)
+    assert network.key == key
+    assert count_parameters(network) == parameters < 285_000
+    assert count_macs_by_torch(network, image_size=640) == macs < 1_000_000_000
+    assert count_macs(network, image_size=640) == macs
+
+
+@pytest.mark.parametrize(
+    ("part", "planned", "parameters"),
+    [
+        ("backbone", 45_000, 47_616),
+        ("neck", 75_000, 71_826),
+        ("attention", 25_000, 25_251),
+        ("head", 100_000, 97_206),
+    ],
+)
+def test_every_part_keeps_within_a_tenth_of_its_budget(
+    part: str, planned: int, parameters: int
+) -> None:
+    found = count_parameters(featherface_v2().get_submodule(part))
+    assert found == parameters
+    assert abs(found - planned) <= 0.1 * planned
+
+
+@pytest.mark.parametrize("options", [{"channel_attention": "cbam"}, {"head": "dense"}])
+def test_unknown_parts_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="must be one of"):
+        FeatherFaceV2Options(**options)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (160, 32)])
+def test_backbone_gives_three_widths_at_three_strides(size: tuple[int, int]) -> None:
+    height, width = size
+    maps = UltraEfficientViT()(noise_images(2, height, width))
+    assert shapes(maps) == [
+        (2, channels, height // stride, width // stride)
+        for channels, stride in ((32, 8), (64, 16), (128, 32))
+    ]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (160, 32)])
+@the_two
+def test_levels_hold_nine_anchors_a_position(
+    make: Callable[[], FeatherFaceV2], size: tuple[int, int]
+) -> None:
+    height, width = size
+    network = make().eval()
+    with torch.no_grad():
+        levels = network(noise_images(2, height, width))
+    assert shapes(levels) == [(2, 54, height // s, width // s) for s in (8, 16, 32)]
+    boxes, scores = network.code.decode(levels)
+    assert boxes.shape == (2, 9 * sum(x[0, 0].numel() for x in levels), 4)
+    assert scores.max() < 0.2
+
+
+def test_anchor_sides_grow_evenly_over_all_levels() -> None:
+    sides = torch.tensor(featherface_v2().code.sizes).flatten()
+    torch.testing.assert_close(sides[1:] / sides[:-1], torch.full((8,), 2 ** (2 / 3)))
+    torch.testing.assert_close(sides[1::3], torch.tensor([16.0, 64.0, 256.0]))
+
+
+@the_two
+def test_gradient_reaches_every_parameter(make: Callable[[], FeatherFaceV2]) -> None:
+    assert_gradient_reaches_every_parameter(seeded(make), noise_images(2, 64, 96))
+
+
+@the_two
+def test_batched_equals_single(make: Callable[[], FeatherFaceV2]) -> None:
+    assert_batched_equals_single(seeded(make), noise_images(3, 64, 96))
+
+
+@the_two
+def test_exported_equals_eager(make: Callable[[], FeatherFaceV2], tmp_path: Path) -> None:
+    network = seeded(make)
+    assert isinstance(network, FeatherFaceV2)
+    shapes_to_check = ((1, 64, 64), (2, 96, 160))
+    report = export_onnx(
+        network, tmp_path / "network.onnx", metadata={}, check_shapes=shapes_to_check
+    )
+    assert report.max_difference <= 1e-4
+
+
+def macs_of(module: nn.Module, *inputs: Tensor | list[Tensor]) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module.eval()(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def test_attention_costs_are_linear_in_the_pixels() -> None:
+    """Twice the pixels, twice the MACs: to the last one, in the blocks and across scales."""
+    attention, across = PartialLinearAttention(64, 32), CrossScaleAttention(64, 32)
+    single, double = noise(1, 64, 16, 16), noise(1, 64, 16, 32)
+    assert macs_of(attention, double) == 2 * macs_of(attention, single)
+    levels = [pyramid(64, batch=1, sides=sides) for sides in ((16, 16), (16, 32))]
+    assert macs_of(across, levels[1]) == 2 * macs_of(across, levels[0])
+
+
+def test_backbone_costs_are_linear_in_the_pixels() -> None:
+    backbone = UltraEfficientViT()
+    single, double = noise_images(1, 64, 64), noise_images(1, 64, 128)
+    assert macs_of(backbone, double) == 2 * macs_of(backbone, single)
+
+
+def test_partial_attention_leaves_the_other_channels_alone() -> None:
+    x = noise(2, 48, 5, 6)
+    y = PartialLinearAttention(48, 16)(x)
+    assert torch.equal(y[:, 16:], x[:, 16:])
+    assert not torch.allclose(y[:, :16], x[:, :16])
+    with pytest.raises(ValueError, match="attended must be from 1 to 15"):
+        PartialLinearAttention(16, 16)
+
+
+def test_a_change_of_one_level_reaches_all_levels() -> None:
+    attention = seeded(lambda: CrossScaleAttention(32, 16)).eval()
+    levels = pyramid(32)
+    changed = [*levels[:2], levels[2] + noise(*levels[2].shape, seed=9)]
+    assert shapes(attention(levels)) == shapes(levels)
+    for before, after in zip(attention(levels), attention(changed), strict=True):
+        assert not torch.allclose(before, after, atol=1e-6)
+
+
+def test_one_level_alone_attends_like_a_block() -> None:
+    across = CrossScaleAttention(32, 16).eval()
+    x = noise(2, 32, 6, 5)
+    torch.testing.assert_close(across([x])[0], across.attend(x))
+
+
+def test_adaptive_shares_add_up_to_one_and_follow_the_scores() -> None:
+    total = AdaptiveSum(8, 3)
+    x = noise(2, 8, 4, 5)
+    torch.testing.assert_close(total(x, x, x), x)
+    with torch.no_grad():
+        for score in total.score:
+            score.weight.zero_()
+        total.score[1].bias += 50
+    torch.testing.assert_close(total(x, x + 1, x - 1), x + 1)
+
+
+def test_neck_widths_are_its_arguments() -> None:
+    neck = PyramidAttentionFusion((16, 24, 40), 48, repeats=1, attended=16, kernel_size=3)
+    maps = [noise(2, c, 8 >> i, 12 >> i) for i, c in enumerate((16, 24, 40))]
+    assert shapes(neck(maps)) == [(2, 48, 8 >> i, 12 >> i) for i in range(3)]
+
+
+@every_attention
+def test_attention_keeps_the_shape_and_lets_a_share_through(
+    attention: Callable[[int], nn.Module],
+) -> None:
+    module = seeded(lambda: attention(32))
+    for size in ((6, 7), (1, 1)):
+        x = noise(2, 32, *size)
+        share = module(x) / x
+        assert share.shape == x.shape
+        assert share.min() >= 0
+        assert share.max() <= 1
+    assert_batched_equals_single(module, noise(3, 32, 6, 7))
+    assert_gradient_reaches_every_parameter(module, noise(2, 32, 6, 7))
+
+
+def test_dynamic_attention_weighs_channels_by_position() -> None:
+    """Of rank two over the positions: one gate would give rank one and no difference."""
+    module = seeded(lambda: DynamicChannelAttention(32)).eval()
+    x = noise(1, 32, 6, 7)
+    share = (module(x) / x)[0].flatten(1)
+    offset = share - share[:, :1]
+    assert offset.abs().max() > 1e-3
+    assert torch.linalg.matrix_rank(offset, rtol=1e-4) == 1
+
+
+@pytest.mark.parametrize("channels", [16, 32, 64, 128])
+def test_cbam_plus_is_lighter_than_cbam(channels: int) -> None:
+    plus, plain = CbamPlus(channels), ConvolutionalBlockAttention(channels)
+    assert count_parameters(plus) == 26
+    assert count_parameters(plus) < count_parameters(plain) / 10
+    x = noise(1, channels, 20, 20)
+    assert macs_of(plus, x) < macs_of(plain, x)
+
+
+def test_cbam_plus_looks_as_far_as_cbam() -> None:
+    """A change of one position moves the gates of those up to three away and no others'."""
+    module = seeded(lambda: CbamPlus(8)).eval()
+    torch.nn.init.zeros_(module.get_parameter("mix.weight"))
+    x = torch.ones(1, 8, 15, 15)
+    changed = x.clone()
+    changed[0, :, 7, 7] = 3.0
+    moved = (module(changed) / changed - module(x) / x).abs().amax((0, 1)) > 1e-7
+    rows, columns = moved.nonzero().T
+    assert sorted({*rows.tolist()}) == sorted({*columns.tolist()}) == [4, 7, 10]
+
+
+@pytest.mark.parametrize("name", ANCHOR_HEADS)
+def test_head_widths_are_its_arguments(name: str) -> None:
+    head = ANCHOR_HEADS[name](24, 32, anchors=4)
+    assert shapes(head(pyramid(24))) == [(2, 24, 8 >> i, 12 >> i) for i in range(3)]
+
+
+def test_prediction_puts_each_anchors_numbers_together() -> None:
+    predict = AnchorPrediction(8, anchors=3)
+    for_classes, for_boxes = noise(1, 8, 2, 2), noise(1, 8, 2, 2, seed=1)
+    classes, boxes = predict.classes(for_classes), predict.boxes(for_boxes)
+    level = predict(for_classes, for_boxes)
+    torch.testing.assert_close(level[:, 6:8], classes[:, 2:4])
+    torch.testing.assert_close(level[:, 8:12], boxes[:, 4:8])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 3), (1, 1)])
+def test_context_keeps_any_size(size: tuple[int, int]) -> None:
+    assert WideContext(16, 24)(noise(2, 16, *size)).shape == (2, 24, *size)
+
+
+def test_every_group_reads_channels_of_all_groups() -> None:
+    module = ShuffledConvolution(16, 8)
+    x = noise(1, 16, 3, 3)
+    for group in range(4):
+        changed = x.clone()
+        changed[:, 4 * group : 4 * group + 4] += 1
+        moved = (module(changed) - module(x)).abs().amax((0, 2, 3)) > 1e-6
+        assert moved.all()
