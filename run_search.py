@@ -20,6 +20,7 @@ from studies.console import (
     show_zoo,
     shown_progress,
 )
+from studies.say import unsaid
 
 RUNS = Path("runs")
 
@@ -36,7 +37,7 @@ app = typer.Typer(
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="WIDER FACE folder; without it faces are drawn."),
+    typer.Option("--data", help="WIDER, COCO, YOLO or VOC folder; without it faces are drawn."),
 ]
 StudyOption = Annotated[str, typer.Option("--study", help="Name of the study and its folder.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all studies.")]
@@ -180,6 +181,40 @@ def prepare(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Annotation: a file, or a folder for yolo, voc.")],
+    target: Annotated[Path, typer.Argument(help="What to write; must not be there yet.")],
+    source_format: Annotated[str, typer.Option("--from", help="wider, coco, yolo or voc.")],
+    target_format: Annotated[str, typer.Option("--to", help="wider, coco, yolo or voc.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder the images' names start from; wider and yolo need it."),
+    ] = None,
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: CpuOption = "auto",
+) -> None:
+    """Write the annotation of one split in another format; images are not copied."""
+    from data.formats import convert as convert_annotation
+
+    require_cpu(device)
+    with shown_progress() as progress:
+        report = convert_annotation(
+            source,
+            target,
+            source_format=source_format,
+            target_format=target_format,
+            images=images,
+            progress=progress,
+        )
+    _say(
+        f"{target}: {report.faces} faces, {report.ignored} of them ignored, "
+        f"in {report.images} images"
+    )
+    for line in report.lost:
+        _say(f"lost: {line}")
+
+
+@app.command()
 def front(
     study: StudyOption = "synthetic",
     *,
@@ -242,6 +277,7 @@ def retrain(
     """Train a trial or any --arch at full size; the same command goes on where it was stopped."""
     from data.sources import open_source
     from nas.device import choose_device
+    from nas.distributed import torchrun_team
     from studies.chosen import RetrainOptions, plan_retrain, retrain_network
     from studies.workspace import Choice
 
@@ -265,14 +301,16 @@ def retrain(
         cuda=chosen_device.type == "cuda",
     )
     source = open_source(data, "train", synthetic_images=synthetic_images, seed=seed)
-    _say(f"train images: {source.description}")
-    with shown_progress() as progress:
+    with torchrun_team(chosen_device) as (team, own_device), shown_progress() as progress:
+        say = _say if team.rank == 0 else unsaid
+        say(f"train images: {source.description}")
         report = retrain_network(
-            request, source, device=chosen_device, say=_say, progress=progress
+            request, source, device=own_device, team=team, say=say, progress=progress
         )
-    show_retraining(report)
-    _say(f"weights: {request.subject.weights}")
-    _say(f"next: python run_search.py export {request.subject.options}")
+    if team.rank == 0:
+        show_retraining(report)
+        _say(f"weights: {request.subject.weights}")
+        _say(f"next: python run_search.py export {request.subject.options}")
 
 
 @app.command()

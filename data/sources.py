@@ -1,4 +1,4 @@
-"""Opens the images a command was asked for: a WIDER FACE folder, or drawn ones."""
+"""Opens the images a command was asked for: a folder of a known format, or drawn ones."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from data.errors import UserError, unknown_name
+from data.formats import open_folder
 from data.processes import ProcessPool
 from data.progress import Progress, silent
 from data.sample import ImageSource, Sample
 from data.synthetic import SyntheticSource
-from data.wider import WiderSource
 
 SPLITS = ("train", "val")
 SPLIT_SEED_STEP = 1_000_003
@@ -23,12 +23,12 @@ def open_source(root: Path | None, split: str, *, synthetic_images: int, seed: i
     """The images of a split; drawn ones when `root` is None, one fifth as many for val.
 
     Raises:
-        UserError: the split is unknown, or the folder does not hold WIDER FACE.
+        UserError: the split is unknown, or the folder holds no format of `data.formats`.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     if root is not None:
-        return WiderSource.open(root, split)
+        return open_folder(root, split)
     if split == "train":
         return SyntheticSource(count=synthetic_images, seed=seed)
     return SyntheticSource(count=max(1, synthetic_images // 5), seed=seed + SPLIT_SEED_STEP)

@@ -93,7 +93,7 @@ class WiderSource:
         if annotation.suffix == ".mat":
             listed, missing = _read_mat(annotation)
         else:
-            listed = tuple(_read_text(annotation))
+            listed = tuple(read_text_listing(annotation))
         _refuse_repeated(listed, annotation)
         present = tuple(one for one in listed if (folder / one.name).is_file())
         if not present:
@@ -282,7 +282,7 @@ class _Lines:
         return parsed
 
 
-def _read_text(path: Path) -> Iterator[ListedImage]:
+def read_text_listing(path: Path) -> Iterator[ListedImage]:
     """Blocks of an image's name, its number of faces, and a line a face.
 
     A block of 0 faces has one line of zeros; files without that line are read too.

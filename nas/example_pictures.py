@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.boxes import move_boxes
-from data.crops import Window, cut
-from data.sample import Faces, ImageSource
+from data.sample import Faces
 from nas.drawing import draw
 from nas.inference import detect_images
 from objectives.average_precision import Detections
@@ -22,28 +21,7 @@ Picture = NDArray[np.uint8]
 TRUTH_BGR = (255, 170, 60)
 TILE_PX = 320
 GAP_PX = 6
-LEAST_SCORE_SHOWN = 0.3
-
-
-def load_examples(
-    source: ImageSource, *, count: int = 8, image_size: int = 640
-) -> tuple[Picture, list[Faces]]:
-    """Images from all over a source, each whole within its square: (N, S, S, 3) and their faces.
-
-    Raises:
-        ValueError: count is not positive.
-    """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
-    places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    samples = []
-    for place in places.tolist():
-        sample = source.load(place)
-        height, width = sample.image.shape[:2]
-        side = max(height, width)
-        window = Window(x=(width - side) // 2, y=(height - side) // 2, side=side)
-        samples.append(cut(sample, window, size=image_size))
-    return np.stack([sample.image for sample in samples]), [sample.faces for sample in samples]
+LEAST_SCORE_SHOWN = 0.5
 
 
 def example_pictures(
@@ -75,7 +53,7 @@ def _tile(image: Picture, found: Detections, faces: Faces, least_score: float) -
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     true = move_boxes(faces.boxes_xyxy[~faces.ignore], scale=scale, shift=(0.0, 0.0))
     for x1, y1, x2, y2 in true.round().astype(int).tolist():
-        cv2.rectangle(small, (x1, y1), (x2, y2), TRUTH_BGR, 1, cv2.LINE_AA)
+        cv2.rectangle(small, (x1, y1), (x2, y2), TRUTH_BGR)
     shown = found.scores >= least_score
     boxes = move_boxes(found.boxes_xyxy[shown], scale=scale, shift=(0.0, 0.0))
     return draw(small, boxes, found.scores[shown])

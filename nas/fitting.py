@@ -178,16 +178,20 @@ class WeightAverage(Generic[NetworkType]):
     def __init__(self, network: NetworkType, decay: float) -> None:
         self.network: NetworkType = copy.deepcopy(network).requires_grad_(requires_grad=False)
         self.decay = decay
+        pairs = list(
+            zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        )
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, network: NetworkType, step: int) -> None:
-        """Follow the network, which has just taken this step."""
+    def update(self, step: int) -> None:
+        """Follow the network that the average was made of, which has just taken this step."""
         decay = min(self.decay, step / (step + 9))
-        own, other = self.network.state_dict(), network.state_dict()
-        moving = [name for name, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own[n] for n in moving], [other[n] for n in moving], 1 - decay)
-        for name in own.keys() - set(moving):
-            own[name].copy_(other[name])
+        own, others = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(own, others, 1 - decay)
+        for count, other in self._copied:
+            count.copy_(other)
 
 
 class Trainer(Generic[NetworkType]):
@@ -283,7 +287,7 @@ class Trainer(Generic[NetworkType]):
         self._scaler.update()
         self.step_count += 1
         if self.average is not None:
-            self.average.update(self.network, self.step_count)
+            self.average.update(self.step_count)
         return StepReport(
             step=self.step_count,
             loss=total,

@@ -16,6 +16,7 @@ from objectives.session import INPUT_NAME, OUTPUT_NAMES, open_session
 MAX_BOXES = 750
 """Most boxes of an image in evaluations, the field's usual setting."""
 
+_FIRST_TRIED = 2000  # boxes before suppression
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 8.0
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -45,7 +46,9 @@ class Passes:
     def __iter__(self) -> Iterator[tuple[float, bool]]:
         """Scale of every look, and whether it is mirrored."""
         for scale in self.scales:
-            yield from ((scale, mirrored) for mirrored in ((False, True) if self.flip else (False,)))
+            yield from (
+                (scale, mirrored) for mirrored in ((False, True) if self.flip else (False,))
+            )
 
     def __str__(self) -> str:
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
@@ -100,8 +103,7 @@ class MultiPassDetector:
         looks = [self._look(image_bgr, scale, mirrored=mirrored) for scale, mirrored in self.passes]
         boxes = np.concatenate([boxes for boxes, _ in looks])
         scores = np.concatenate([scores for _, scores in looks])
-        kept = nms(boxes, scores, iou_threshold=NMS_IOU, max_boxes=MAX_BOXES)
-        return boxes[kept], scores[kept]
+        return suppress(boxes, scores)
 
     def _look(self, image_bgr: NDArray[np.uint8], scale: float, *, mirrored: bool) -> Found:
         """Every box over the least score, in the image's pixels."""
@@ -115,3 +117,19 @@ class MultiPassDetector:
         likely = scores >= LEAST_SCORE
         boxes = clip_boxes(boxes[likely] / np.tile(scale_xy, 2), width=width, height=height)
         return (flip_boxes(boxes, width=width) if mirrored else boxes), scores[likely]
+
+
+def suppress(boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32]) -> Found:
+    """The boxes and scores that non-maximum suppression leaves, best first.
+
+    Whether a box stays depends on better ones alone, so the best are tried first, and more only
+    where too few of them stay: a network with low scores everywhere gives twenty thousand boxes.
+    """
+    order = np.argsort(-scores, kind="stable")
+    tried = _FIRST_TRIED
+    while True:
+        boxes, best = boxes_xyxy[order[:tried]], scores[order[:tried]]
+        kept = nms(boxes, best, iou_threshold=NMS_IOU, max_boxes=MAX_BOXES)
+        if len(kept) == MAX_BOXES or tried >= len(order):
+            return boxes[kept], best[kept]
+        tried *= 4

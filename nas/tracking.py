@@ -50,15 +50,12 @@ COLUMNS = (
     "ap",
     "best_ap",
     "recall",
-    "easy_ap",
-    "medium_ap",
-    "hard_ap",
-    "strata_tiny_ap",
-    "strata_small_ap",
-    "strata_medium_ap",
-    "strata_large_ap",
+    "ap_tiny",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
 )
-"""Of progress.csv, whatever a row has; a nested value's names are joined, see `flat_numbers`."""
+"""Of progress.csv, whatever a row has; AP is also by face height, see `nas.validation`."""
 
 LAST_COUNTS = ("step", "epoch", "learning_rate", "peak_memory_bytes")
 """Of several steps together these are those of the last; other numbers are averaged."""
@@ -232,20 +229,20 @@ class PageTracker:
         self._folder = folder
         self._settings = settings or PageSettings()
         self._clock = clock
-        self._rows = read_progress(folder)
+        self._rows = [_numbers(row["kind"], row) for row in read_progress(folder)]
         self._written_at = -math.inf
         self._first_heard: tuple[int, float] | None = None
 
     def step(self, row: Row) -> None:
         """Add points to the curves."""
-        self._add({"kind": STEP, **row})
+        self._add(_numbers(STEP, row))
 
     def evaluation(self, row: Row) -> None:
         """Add points to the curves, and a picture."""
         picture = self._settings.examples() if self._settings.examples else None
         if picture is not None:
             write_image(self._folder / _example(row), picture)
-        self._add({"kind": EVALUATION, **row})
+        self._add(_numbers(EVALUATION, row))
 
     def close(self) -> None:
         """Write the page a last time; it reloads itself no more."""
@@ -263,14 +260,10 @@ class PageTracker:
             self._written_at = now
 
     def _write(self, *, is_running: bool) -> None:
-        by_kind = {
-            kind: [flat_numbers(row) for row in self._rows if row["kind"] == kind]
-            for kind in (STEP, EVALUATION)
-        }
         state = TrainingState(
             title=self._settings.title,
-            steps=by_kind[STEP],
-            evaluations=by_kind[EVALUATION],
+            steps=self._of_kind(STEP),
+            evaluations=self._of_kind(EVALUATION),
             total_steps=self._settings.steps,
             seconds_left=self._seconds_left() if is_running else None,
         )
@@ -280,6 +273,9 @@ class PageTracker:
             refresh_seconds=max(5, round(self._settings.seconds_between)) if is_running else None,
             examples=self._examples(),
         )
+
+    def _of_kind(self, kind: str) -> list[Row]:
+        return [row for row in self._rows if row["kind"] == kind]
 
     def _seconds_left(self) -> float | None:
         """At the speed since the first row heard of, validations included."""
@@ -292,10 +288,14 @@ class PageTracker:
 
     def _examples(self) -> list[tuple[int, str]]:
         """The newest pictures of this training; there may be others of one before."""
-        evaluations = [row for row in reversed(self._rows) if row["kind"] == EVALUATION]
+        evaluations = reversed(self._of_kind(EVALUATION))
         pictures = [(row["step"], _example(row)) for row in evaluations]
         there = [one for one in pictures if (self._folder / one[1]).is_file()]
         return there[:SHOWN_EXAMPLES]
+
+
+def _numbers(kind: str, row: Row) -> Row:
+    return {"kind": kind, **flat_numbers(row)}
 
 
 def _example(row: Row) -> str:

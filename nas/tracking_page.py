@@ -51,16 +51,23 @@ class _Chart:
     logarithmic: bool = False
     noisy: bool = False
     tick_format: str = ""
+    number_format: str = ".3g"
 
 
 _LOSSES = ("loss", "classification", "quality", "box")
 _CHARTS = (
     _Chart("Loss", _LOSSES, logarithmic=True, noisy=True),
-    _Chart("Average precision", (), when_empty="No validation yet."),
-    _Chart("Learning rate", ("learning_rate",)),
+    _Chart("Average precision", (), when_empty="No validation yet.", number_format=".3f"),
+    _Chart("Learning rate", ("learning_rate",), tick_format="~g"),
     _Chart("Gradient norm, before clipping", ("gradient_norm",), logarithmic=True, noisy=True),
     _Chart("Images a second", ("images_per_second",), noisy=True),
-    _Chart("Time spent waiting for data", ("data_wait_share",), noisy=True, tick_format=".0%"),
+    _Chart(
+        "Time spent waiting for data",
+        ("data_wait_share",),
+        noisy=True,
+        tick_format=".0%",
+        number_format=".1%",
+    ),
 )
 
 
@@ -160,7 +167,7 @@ def _figures(state: TrainingState) -> list[dict[str, Any]]:
     for chart in _CHARTS:
         rows = state.steps if chart.names else state.evaluations
         names = chart.names or _precision_names(state.evaluations)
-        lines = (_line(rows, name) for name in names)
+        lines = (_line(rows, name, chart.number_format) for name in names)
         figures.append(
             {
                 "title": chart.title,
@@ -180,22 +187,22 @@ def _is_drawn(values: Sequence[float | None], chart: _Chart) -> bool:
 
 
 def _precision_names(evaluations: Sequence[Numbers]) -> list[str]:
-    """ap, then the AP of whatever subsets there are."""
+    """ap, then ap_tiny and whatever other subsets there are."""
     names = dict.fromkeys(name for row in evaluations for name in row)
-    return [name for name in names if name == "ap" or (name.endswith("_ap") and name != "best_ap")]
+    return [name for name in names if name == "ap" or name.startswith("ap_")]
 
 
-def _line(rows: Sequence[Numbers], name: str) -> dict[str, Any]:
+def _line(rows: Sequence[Numbers], name: str, number_format: str) -> dict[str, Any]:
     """One curve of at most MOST_POINTS points, and its last value in words."""
     size = max(1, math.ceil(len(rows) / MOST_POINTS))
     groups = [rows[start : start + size] for start in range(0, len(rows), size)]
     y = [_mean(group, name) for group in groups]
     last = next((value for value in reversed(y) if value is not None), 0.0)
     return {
-        "name": name.removesuffix("_ap").replace("_", " "),
+        "name": name.removeprefix("ap_").replace("_", " "),
         "x": [group[-1]["step"] for group in groups],
         "y": y,
-        "last": f"{last:.3f}" if name.endswith("ap") else f"{last:.3g}",
+        "last": format(last, number_format),
     }
 
 

@@ -230,7 +230,9 @@ def breakdown(
         result.setdefault(kind, {})[name] = GroupResult(
             faces=int(wanted.sum()),
             ap=_plain_ap(matches.pool, verdict),
-            recall={point.name: float((found_at[wanted] >= point.score).mean()) for point in points},
+            recall={
+                point.name: float((found_at[wanted] >= point.score).mean()) for point in points
+            },
         )
     return result
 

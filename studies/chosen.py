@@ -17,6 +17,7 @@ from data.sources import hold_out, ready_to_train
 from nas.batch_size import automatic_batch_size
 from nas.benchmark import benchmark
 from nas.evaluate import evaluate_model
+from nas.example_pictures import WatchedValidation
 from nas.export import export_onnx
 from nas.fitting import seeded
 from nas.recipe import USUAL, Recipe, override, recipe_to_json
@@ -24,13 +25,14 @@ from nas.records import record_header, usable_cores
 from nas.retrain import Company, retrain
 from nas.supernet_training import load_supernet
 from nas.team import Team
+from nas.tracking import PageSettings, make_trackers
 from nas.validation import Validation
 from nas.weights import load_detector
 from objectives.cost import second_opinions
 from objectives.limits import Limits
 from objectives.traced_cost import network_cost
 from search_spaces.architecture import Architecture
-from search_spaces.catalogue import REFERENCES, build_network
+from search_spaces.catalogue import build_network
 from search_spaces.face_network import FaceNetwork
 from search_spaces.space import SPACE
 from studies.say import Say, unsaid
@@ -44,6 +46,9 @@ STARTS = ("supernet", "scratch")
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 200
 """Of the training images, for the validation during training; the val split is for the end."""
+
+EXAMPLES = 8
+"""Held-out images whose detections are pictured."""
 
 MADE_FROM_WEIGHTS = ("model.onnx", "export.json", "evaluation.json", "benchmark.json")
 """Files of a subject that new weights make untrue."""
@@ -195,27 +200,20 @@ def retrain_network(
     """Train a network at full size; writes `weights.safetensors` and `retrain.json`.
 
     A training that was cut goes on from its checkpoint. When it is done, what was made from the
-    weights before is deleted.
+    weights before is deleted. team: with it every member calls this, and rank 0 writes.
     """
     team = team or Team()
-    network, recipe = _initial(request).to(device), request.recipe
-    if request.fits_batch:
-        size, reason = automatic_batch_size(network, recipe)
-        say(reason)
-        recipe = override(recipe, [f"batch_size={size}"])
-    held = ready_to_train(source, workers=usable_cores(), progress=progress)
-    validate: Validation | None = None
+    network = _initial(request).to(device)
+    recipe = _fitting_recipe(request, network, say) if team.size == 1 else request.recipe
+    images = ready_to_train(source, workers=usable_cores(), progress=progress)
+    validation: Validation | None = None
     if recipe.validate_every:
-        held, held_out = hold_out(held, HELD_OUT_SHARE, most=MOST_HELD_OUT, seed=request.seed)
-        validate = Validation(
-            held_out,
-            image_size=recipe.fit.image_size,
-            device=device,
-            seed=request.seed,
-            progress=progress,
+        images, held_out = hold_out(images, HELD_OUT_SHARE, most=MOST_HELD_OUT, seed=request.seed)
+        validation = Validation(
+            held_out, image_size=recipe.fit.image_size, device=device, seed=request.seed
         )
     batches = FullSizeLoader(
-        held,
+        images,
         batch_size=recipe.fit.batch_size,
         image_size=recipe.fit.image_size,
         seed=request.seed,
@@ -228,16 +226,8 @@ def retrain_network(
         batches,
         recipe,
         folder=request.subject.folder,
-        facts={
-            "name": request.subject.name,
-            "data": source.description,
-            "seed": request.seed,
-        },
-        company=Company(
-            progress=progress,
-            validate=validate,
-            team=team,
-        ),
+        facts={"name": request.subject.name, "data": source.description, "seed": request.seed},
+        company=_company(request, network, validation, team, progress),
     )
     result = {
         **record_header(seed=request.seed, data_hash=source.fingerprint()),
@@ -247,6 +237,7 @@ def retrain_network(
         "start": "scratch" if request.supernet is None else "supernet",
         "teacher": None if request.teacher is None else str(request.teacher),
         "device": str(device),
+        "processes": team.size,
         "recipe": recipe_to_json(recipe),
         **report.to_json(),
         "wall_seconds": time.perf_counter() - start,
@@ -258,6 +249,46 @@ def retrain_network(
     return result
 
 
+def _fitting_recipe(request: RetrainRequest, network: FaceNetwork, say: Say) -> Recipe:
+    """The recipe, with the largest batch that fits where that is asked for."""
+    if not request.fits_batch:
+        return request.recipe
+    size, reason = automatic_batch_size(network, request.recipe)
+    say(reason)
+    return override(request.recipe, [f"batch_size={size}"])
+
+
+def _company(
+    request: RetrainRequest,
+    network: FaceNetwork,
+    validation: Validation | None,
+    team: Team,
+    progress: Progress,
+) -> Company:
+    """Who takes part beside the network: validation, trackers and a teacher."""
+    watched = None
+    if validation is not None:
+        examples = slice(0, EXAMPLES)
+        watched = WatchedValidation(
+            validation, validation.images[examples], validation.faces[examples]
+        )
+    page = PageSettings(
+        title=request.subject.name,
+        steps=request.recipe.fit.steps,
+        examples=None if watched is None else watched.picture,
+    )
+    teaching: dict[str, Any] = {}
+    if request.teacher is not None:
+        teaching = _teaching(request.teacher, network)
+    return Company(
+        progress=progress,
+        validate=watched,
+        trackers=make_trackers(request.trackers, request.subject.folder, page),
+        team=team,
+        **teaching,
+    )
+
+
 def _initial(request: RetrainRequest) -> FaceNetwork:
     if request.supernet is not None:
         architecture = Architecture.from_key(request.key)
@@ -266,9 +297,7 @@ def _initial(request: RetrainRequest) -> FaceNetwork:
         return build_network(request.key)
 
 
-def export_network(
-    subject: Subject, *, image_size: int = DEPLOYED_IMAGE_SIZE
-) -> dict[str, Any]:
+def export_network(subject: Subject, *, image_size: int = DEPLOYED_IMAGE_SIZE) -> dict[str, Any]:
     """Export a trained network to `model.onnx`, checked against torch.
 
     `export.json` also says what the network costs at image_size, and what fvcore and thop think.

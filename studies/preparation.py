@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data.annotations import AnnotatedSource
 from data.progress import Progress, silent
 from data.sample import ImageSource
 from data.shards import ShardSet, ShardSettings, prepare_shards, shard_folder
@@ -24,7 +25,7 @@ def prepare_source(
     Raises:
         UserError: there are no images, one cannot be read, or the disk is full.
     """
-    if isinstance(source, WiderSource):
+    if isinstance(source, WiderSource | AnnotatedSource):
         repairs = source.repairs()
         say(
             f"impossible boxes: {repairs.zero_size} without size and {repairs.outside} outside "

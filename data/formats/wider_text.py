@@ -18,7 +18,7 @@ from data.formats.form import Format, Found
 from data.formats.parsing import ListedImage, image_name, listing, need_file, shown, written_boxes
 from data.progress import Progress
 from data.sample import ATTRIBUTES
-from data.wider import _read_text as read_blocks
+from data.wider import read_text_listing as read_blocks
 
 _INVALID = ATTRIBUTES.index("invalid")
 _SUFFIXES = (".jpg", ".jpeg", ".png")

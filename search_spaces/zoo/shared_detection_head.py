@@ -36,11 +36,14 @@ class AnchorPrediction(nn.Module):
         assert self.classes.bias is not None
         with torch.no_grad():
             self.classes.bias[1::2] = prior
+        classes = torch.arange(anchors * 2).reshape(anchors, 2)
+        boxes = torch.arange(anchors * 2, anchors * 6).reshape(anchors, 4)
+        self.order: Tensor
+        self.register_buffer("order", torch.cat([classes, boxes], 1).flatten(), persistent=False)
 
     def forward(self, for_classes: Tensor, for_boxes: Tensor) -> Tensor:
-        classes = self.classes(for_classes).unflatten(1, (-1, 2))
-        boxes = self.boxes(for_boxes).unflatten(1, (-1, 4))
-        return torch.cat([classes, boxes], 2).flatten(1, 2)
+        numbers = torch.cat([self.classes(for_classes), self.boxes(for_boxes)], 1)
+        return numbers.index_select(1, self.order)
 
 
 class WideContext(nn.Module):
@@ -98,7 +101,7 @@ class ShuffledConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, rows, columns = x.shape
-        shuffled = x.reshape(batch, GROUPS, -1, rows, columns).transpose(1, 2).flatten(1, 2)
+        shuffled = x.reshape(batch, GROUPS, -1, rows, columns).transpose(1, 2).reshape_as(x)
         y: Tensor = self.filter(shuffled)
         return y
 

@@ -91,7 +91,7 @@ def test_pooled_and_strided_blocks_agree_on_what_stride_cannot_miss() -> None:
         for name in ("first.weight", "second.weight"):
             weight = block.get_parameter(name)
             with torch.no_grad():
-                weight *= torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+                weight.mul_(torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]))
     x = noise(2, 8, 3, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(strided(x), pooled(x))
 

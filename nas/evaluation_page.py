@@ -1,0 +1,174 @@
+"""An evaluation as one HTML page that opens anywhere, without a network.
+
+Everything is in the page but the worst images: it points to them in `worst/` beside it, so that
+the page alone holds no picture of the data set.
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from plotly.offline import get_plotlyjs
+
+from data.files import write_text
+from data.wider_ground_truth import SUBSETS
+from nas.report import PAGE as REPORT_PAGE
+from nas.report import _facts, _number, _script_json
+from objectives.breakdown import BEST_F1
+
+Json = Mapping[str, Any]
+
+PAGE = Path(__file__).with_name("evaluation_page.html")
+SETTING = ("model", "data", "split", "image_size", "scales", "flip", "setting", "images", "faces")
+RECORD = ("date", "commit", "seed", "data_hash", "schema_version")
+
+
+def write_evaluation_page(path: Path, result: Json, curves: Json) -> None:
+    """Write the page of an evaluation, whole or not at all.
+
+    result, curves: what `evaluation.json` and `curves.json` hold, see `nas.evaluate`.
+    """
+    few, many = [point["name"] for point in result["points"]][:2]
+    groups = result["groups"]
+    style = re.search("<style>(.*?)</style>", REPORT_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    if style is None:
+        raise ValueError(f"{REPORT_PAGE} must hold a style, which this page shares")
+    parts = {
+        "title": html.escape(f"Evaluation of {'/'.join(Path(result['model']).parts[-2:])}"),
+        "subtitle": html.escape(
+            f"{result['data']} · image size: {result['image_size']} · {result['setting']}"
+        ),
+        "style": style[1],
+        "headline": _headline(result),
+        "note": html.escape(result["wider_note"]),
+        "points": _points(result["points"]),
+        "few": html.escape(few),
+        "many": html.escape(many),
+        "groups": "".join(
+            _group_section(kind, groups[kind], (few, many)) for kind in groups if kind != "event"
+        ),
+        "events": _group_section("event", _hardest_first(groups["event"], few), (few, many))
+        if "event" in groups
+        else "",
+        "worst": _pictures(result["worst"]),
+        "setting": _facts({name: result[name] for name in SETTING}, ""),
+        "record": _facts({name: result[name] for name in RECORD}, ""),
+        "curves": _script_json(_curves(curves)),
+        "plotly": get_plotlyjs(),
+    }
+    template = PAGE.read_text(encoding="utf-8")
+    # One pass over the template: what a part says is never taken for a mark.
+    write_text(path, re.sub("@([a-z]+)@", lambda mark: parts[mark[1]], template))
+
+
+def _headline(result: Json) -> str:
+    """Cards: the three WIDER results where there are some, plain AP, and the best F1."""
+    cards = [
+        (subset.capitalize(), result["wider"][subset]) for subset in SUBSETS if result["wider"]
+    ]
+    cards.append((f"All faces, IoU {result['iou_threshold']}", result))
+    texts = [
+        (title, _share(one["ap"]), f"{_between(one['interval'])}, {_number(one['faces'])} faces")
+        for title, one in cards
+    ]
+    best = next(point for point in result["points"] if point["name"] == BEST_F1)
+    shares = best["precision"] or 0.0, best["recall"]
+    f1 = 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
+    texts.append((BEST_F1, _share(f1), f"at score {best['score']:.3f}"))
+    return "".join(
+        f'<div class="card"><h3>{html.escape(title)}</h3><b>{value}</b>'
+        f"<p>{html.escape(detail)}</p></div>"
+        for title, value, detail in texts
+    )
+
+
+def _share(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.4f}"
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "no interval" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _points(points: Sequence[Json]) -> str:
+    rows = [
+        (
+            point["name"],
+            f"{point['score']:.3f}",
+            _share(point["precision"]),
+            _share(point["recall"]),
+            f"{point['false_per_image']:.3f}",
+        )
+        for point in points
+    ]
+    return _table(("", "score", "precision", "recall", "false an image"), rows)
+
+
+def _hardest_first(groups: Json, point: str) -> Json:
+    return dict(sorted(groups.items(), key=lambda item: float(item[1]["recall"][point])))
+
+
+def _group_section(kind: str, groups: Json, points: tuple[str, str]) -> str:
+    """A table with a bar for each group: its recall at the first point over that at the second."""
+    rows = [
+        (
+            name.replace("_", " "),
+            _number(group["faces"]),
+            _share(group["ap"]),
+            *(f"{group['recall'][point]:.3f}" for point in points),
+        )
+        for name, group in groups.items()
+    ]
+    bars = [
+        "<span>"
+        + "".join(f'<i style="width:{100 * group["recall"][p]:.1f}%"></i>' for p in points[::-1])
+        + "</span>"
+        for group in groups.values()
+    ]
+    table = _table(("", "faces", "AP", "recall", ""), rows, bars=bars)
+    return f"<section><h2>{html.escape(kind.capitalize())}</h2>{table}</section>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, bars: Sequence[str] = ()) -> str:
+    """The first column is text, the others are numbers; bars are HTML for one column more."""
+    titles = "".join(
+        f"<th{' class=number' if column else ''}>{html.escape(title)}</th>"
+        for column, title in enumerate(head)
+    )
+    lines = []
+    for place, row in enumerate(rows):
+        cells = "".join(
+            f"<td{' class=number' if column else ''}>{html.escape(text)}</td>"
+            for column, text in enumerate(row)
+        )
+        bar = f'<td class="share">{bars[place]}</td>' if bars else ""
+        lines.append(f"<tr>{cells}{bar}</tr>")
+    return (
+        f'<div class="wide"><table class="results"><thead><tr>{titles}'
+        f"{'<th></th>' if bars else ''}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _pictures(worst: Sequence[Json]) -> str:
+    if not worst:
+        return '<p class="quiet">There is no image with an error.</p>'
+    figures = []
+    for row in worst:
+        address = html.escape(f"worst/{quote(row['file'])}")
+        figures.append(
+            f'<figure><a href="{address}"><img src="{address}" loading="lazy" alt=""></a>'
+            f"<figcaption><b>{row['missed']} missed, {row['mistaken']} false</b>, "
+            f"{row['found']} found<br>{html.escape(row['image'])}</figcaption></figure>"
+        )
+    return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _curves(curves: Json) -> dict[str, list[Json]]:
+    """The lines of both figures, whose names are the keys."""
+    lines: dict[str, list[Json]] = {"all": [{"name": "all faces", **curves["all"]}]}
+    if curves["wider"]:
+        lines["wider"] = [{"name": name, **line} for name, line in curves["wider"].items()]
+    return lines
