@@ -17,6 +17,8 @@ from studies.console import (
     show_front,
     show_retraining,
     show_second_opinions,
+    show_validation,
+    show_wider,
     show_zoo,
     shown_progress,
 )
@@ -358,34 +360,99 @@ def zoo(
 
 @app.command()
 def evaluate(
-    model: ModelArgument,
+    model: Annotated[
+        Path | None, typer.Argument(help="Exported network, a .onnx file; or --predictions.")
+    ] = None,
     data: DataOption = None,
     split: SplitOption = "val",
     image_size: Annotated[
         str, typer.Option(help="Longer side the images are scaled to, pixels; or original.")
     ] = "640",
-    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    *,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at mirrored images too.")] = False,
+    scales: Annotated[
+        list[float] | None, typer.Option("--scales", help="Scale of a look; may be repeated.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of WIDER FACE's wider_*_val.mat files.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Folder or archive of detections to score in place of a model."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Score only the images that have predictions.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for numbers, predictions, page and worst images."),
+    ] = None,
     synthetic_images: SyntheticOption = 1000,
     seed: SeedOption = 0,
     device: CpuOption = "auto",
 ) -> None:
-    """Average precision of an exported network at IoU 0.5, in all and by face height."""
-    from data.files import write_json
+    """Average precision of an exported network, or of detections in files, by several measures."""
     from data.sources import open_source
-    from nas.evaluate import evaluate_model
-    from nas.records import record_header
+    from nas.evaluate import (
+        EvaluationRequest,
+        evaluate_in_full,
+        evaluate_model,
+        evaluate_predictions,
+    )
+    from nas.multi_pass import Passes
 
     require_cpu(device)
+    if predictions is not None:
+        if model is not None or ground_truth is None:
+            raise UserError("--predictions go with --ground-truth and without a model")
+        with shown_progress() as progress:
+            scored = evaluate_predictions(
+                predictions, ground_truth, partial=partial, progress=progress
+            )
+        show_wider(scored)
+        return
+    if model is None:
+        raise UserError("say what to evaluate: a model.onnx, or --predictions")
     source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
+    passes = Passes(tuple(scales or (1.0,)), flip=flip)
+    long_side = parse_long_side(image_size)
     with shown_progress() as progress:
-        result = evaluate_model(
-            model, source, long_side=parse_long_side(image_size), seed=seed, progress=progress
-        )
+        if output is None:
+            result = evaluate_model(
+                model, source, long_side=long_side, seed=seed, passes=passes, progress=progress
+            )
+        else:
+            request = EvaluationRequest(
+                long_side, passes=passes, ground_truth=ground_truth, seed=seed
+            )
+            result = evaluate_in_full(model, source, output, request=request, progress=progress)
     show_evaluation(result)
     if output is not None:
-        record = record_header(seed=seed, data_hash=source.fingerprint())
-        write_json(output, {**record, "model": str(model), **result})
-        _say(f"result: {output}")
+        _say(f"page: {output / 'evaluation.html'}")
+    else:
+        _say("next: --output FOLDER also writes WIDER's measures, an analysis and a page")
+
+
+@app.command()
+def validate(
+    model: Annotated[
+        str,
+        typer.Argument(help="A reference, an architecture's key, a weights or a .onnx file."),
+    ],
+    seed: UnusedSeedOption = 0,  # noqa: ARG001
+    device: DeviceOption = "auto",
+) -> None:
+    """Check a network: size, shapes, batches, devices, gradients, memory, ONNX; 1 if one fails."""
+    from nas.device import choose_device
+    from nas.validate import validate_model
+
+    chosen_device, reason = choose_device(device)
+    _say(reason)
+    with shown_progress() as progress:
+        report = validate_model(model, device=chosen_device, progress=progress)
+    show_validation(report)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

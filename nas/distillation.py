@@ -33,16 +33,16 @@ class DistillationSettings:
     """How much a student follows its teacher, beside learning from the annotation.
 
     output_weight: of the distance of scores and boxes. feature_weight: of the distance of feature
-    maps, which costs the adaptors' work and needs a teacher that shows them.
+    maps; None is 1 where the teacher shows them and 0 where it does not.
     """
 
     output_weight: float = 1.0
-    feature_weight: float = 1.0
+    feature_weight: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (value >= 0 and math.isfinite(value)):
+            if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{field.name} must be at least 0 and finite, got {value}")
 
 
@@ -112,7 +112,7 @@ def output_distillation_loss(
 def feature_distillation_loss(
     features: Sequence[Tensor], teacher_features: Sequence[Tensor], face_weights: Sequence[Tensor]
 ) -> Tensor:
-    """How far feature maps are from a teacher's where it sees faces: 0 equal, 1 knowing nothing.
+    """How far feature maps are from a teacher's where it sees faces; 0 where they are equal.
 
     features: a map (B, C, H, W) a level, of the teacher's widths. face_weights: (B, H, W) a level.
     The mean over channels of the squared difference from the teacher's maps, after each channel
@@ -166,32 +166,48 @@ class Distillation(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.settings = DistillationSettings() if settings is None else settings
+        settings = DistillationSettings() if settings is None else settings
         self.teacher = teacher  # no submodule: its weights stay out of checkpoints
         self.code = student.code
-        _check_pair(student, teacher, self.settings)
+        self.output_weight = settings.output_weight
+        self.feature_weight = float(bool(teacher.feature_widths))
+        if settings.feature_weight is not None:
+            self.feature_weight = settings.feature_weight
+        _check_strides(student, teacher)
+        self._check_weights()
         self.adaptors = nn.ModuleList()
-        if self.settings.feature_weight:
+        if self.feature_weight:
             widths = _feature_widths(student, teacher.device), teacher.feature_widths
             with seeded(seed):
                 self.adaptors += [nn.Conv2d(*pair, 1) for pair in zip(*widths, strict=True)]
             self.adaptors.to(teacher.device)
 
+    def _check_weights(self) -> None:
+        if self.output_weight == self.feature_weight == 0:
+            raise UserError(
+                f"output_weight and feature_weight are 0, so the teacher {self.teacher.path} "
+                "teaches nothing; raise one of them"
+            )
+        if self.feature_weight and not self.teacher.feature_widths:
+            raise UserError(
+                f"the teacher {self.teacher.path} is exported and shows no feature maps; set "
+                "feature_weight to 0, or give its weights.safetensors"
+            )
+
     @property
     def extra_name(self) -> str:
         """Names the teacher and the settings, for checkpoints."""
-        settings = self.settings
         return (
-            f"teacher {self.teacher.sha256[:16]}, output_weight {settings.output_weight:g}, "
-            f"feature_weight {settings.feature_weight:g}"
+            f"teacher {self.teacher.sha256[:16]}, output_weight {self.output_weight:g}, "
+            f"feature_weight {self.feature_weight:g}"
         )
 
     def facts(self) -> dict[str, Any]:
         """Teacher, weights and what the teacher's answers took so far, in JSON's types."""
         return {
             "teacher": self.teacher.facts(),
-            "output_weight": self.settings.output_weight,
-            "feature_weight": self.settings.feature_weight,
+            "output_weight": self.output_weight,
+            "feature_weight": self.feature_weight,
             "teacher_cost": self.teacher.cost.to_json(),
         }
 
@@ -205,14 +221,14 @@ class Distillation(nn.Module):
         targets = self.teacher.ask(images)
         height, width = images.shape[2:]
         loss = levels[0].new_zeros((), dtype=torch.float32)
-        if self.settings.output_weight:
+        if self.output_weight:
             output = self._output_loss(levels, targets, height=height, width=width)
-            loss = loss + self.settings.output_weight * output
-        if self.settings.feature_weight:
+            loss = loss + self.output_weight * output
+        if self.feature_weight:
             weights = self._weight_maps(targets, height=height, width=width)
             adapted = [adapt(own) for adapt, own in zip(self.adaptors, features, strict=True)]
             shared = feature_distillation_loss(adapted, targets.features, weights)
-            loss = loss + self.settings.feature_weight * shared
+            loss = loss + self.feature_weight * shared
         return loss
 
     def _output_loss(
@@ -238,22 +254,12 @@ class Distillation(nn.Module):
         return [level.reshape(-1, *shape) for level, shape in zip(levels, shapes, strict=True)]
 
 
-def _check_pair(student: FaceNetwork, teacher: Teacher, settings: DistillationSettings) -> None:
-    if settings.output_weight == settings.feature_weight == 0:
-        raise UserError(
-            f"output_weight and feature_weight are 0, so the teacher {teacher.path} teaches "
-            "nothing; raise one of them"
-        )
+def _check_strides(student: FaceNetwork, teacher: Teacher) -> None:
     if teacher.code.strides != student.code.strides:
         raise UserError(
             f"the teacher {teacher.path} ({teacher.key}) has levels at the strides "
             f"{_listed(teacher.code)}, the student {student.key} at {_listed(student.code)}; "
             "choose a teacher with the student's strides"
-        )
-    if settings.feature_weight and not teacher.feature_widths:
-        raise UserError(
-            f"the teacher {teacher.path} is exported and shows no feature maps; set feature_weight "
-            "to 0, or give its weights.safetensors"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,11 @@ from rich.table import Table
 
 from data.progress import Progress as Listener
 from data.quantities import show_quantity
+from data.wider_ground_truth import SUBSETS
 from nas.benchmark import BenchmarkReport
+
+if TYPE_CHECKING:
+    from nas.validate import ValidationReport
 
 
 @contextmanager
@@ -101,6 +105,37 @@ def show_evaluation(result: dict[str, Any]) -> None:
             (name, str(stratum["faces"]), f"{stratum['ap']:.3f}")
             for name, stratum in result["strata"].items()
         ],
+    )
+    if result.get("wider"):
+        show_wider(result["wider"])
+    elif "wider_note" in result:
+        print_line(f"WIDER FACE protocol: {result['wider_note']}")
+
+
+def show_wider(scored: dict[str, Any]) -> None:
+    """Print the three measures of the WIDER FACE protocol."""
+    Console(highlight=False, soft_wrap=True).print(f"WIDER FACE protocol: {scored['scored']}")
+    show_table(
+        ("subset", "faces", "ap", "90 % interval"),
+        [
+            (
+                subset,
+                str(scored[subset]["faces"]),
+                "-" if scored[subset]["ap"] is None else f"{scored[subset]['ap']:.4f}",
+                "-"
+                if scored[subset]["interval"] is None
+                else "{:.3f} to {:.3f}".format(*scored[subset]["interval"]),
+            )
+            for subset in SUBSETS
+        ],
+    )
+
+
+def show_validation(report: "ValidationReport") -> None:
+    """Print every check of a network, and what it found."""
+    show_table(
+        ("check", "verdict", "found"),
+        [(check.name, check.verdict, check.detail) for check in report.checks],
     )
 
 

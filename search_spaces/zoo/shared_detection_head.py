@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from search_spaces.blocks import DepthwiseSeparable, ResidualConvolution
 from search_spaces.heads import PRIOR_FACE_SHARE, STRIDES
 from search_spaces.necks import enlarge
 from search_spaces.zoo.context import ContextModule
@@ -46,25 +45,61 @@ class AnchorPrediction(nn.Module):
         return numbers.index_select(1, self.order)
 
 
+class SharedConvolution(nn.Module):
+    """One convolution for all levels, a batch norm for each, ReLU.
+
+    Levels differ in their means, and a batch norm that all of them share is one thing in
+    training, where it sees them one by one, and another in evaluation, where it has their mix.
+
+    Shape: three maps (B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride)).
+
+    Source: Lyu et al., RTMDet, arXiv:2212.07784, section 3.2.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.filter = nn.Conv2d(
+            c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in STRIDES)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        levels = zip(self.norms, maps, strict=True)
+        return [torch.relu(norm(self.filter(x))) for norm, x in levels]
+
+
+def shared_separable(c_in: int, c_out: int, *, stride: int = 1) -> nn.Sequential:
+    """A depthwise 3x3 and a 1x1 convolution, as `blocks.DepthwiseSeparable` but for all levels."""
+    return nn.Sequential(
+        SharedConvolution(c_in, c_in, 3, stride=stride, groups=c_in),
+        SharedConvolution(c_in, c_out, 1),
+    )
+
+
 class WideContext(nn.Module):
     """What surrounds a position: dense convolutions at half the size, enlarged again.
 
     Halving makes their window twice as wide and a quarter as dear: a tiny face is found by the
     head and shoulders around it.
 
-    Shape: (B, c_in, H, W) -> (B, c_out, H, W), odd sizes included.
+    Shape: three maps (B, c_in, H, W) -> (B, c_out, H, W), odd sizes included.
     """
 
     def __init__(self, c_in: int, c_out: int, *, depth: int = 2) -> None:
         super().__init__()
-        self.halve = DepthwiseSeparable(c_in, c_out, kernel_size=3, stride=2)
-        self.look = nn.Sequential(
-            *(ResidualConvolution(c_out, c_out, kernel_size=3) for _ in range(depth))
-        )
+        self.halve = shared_separable(c_in, c_out, stride=2)
+        self.look = nn.ModuleList(SharedConvolution(c_out, c_out, 3) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        return enlarge(self.look(self.halve(x)))[:, :, :height, :width]
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        halves = self.halve(maps)
+        for look in self.look:
+            halves = [x + y for x, y in zip(halves, look(halves), strict=True)]
+        return [
+            enlarge(half)[:, :, : x.shape[2], : x.shape[3]]
+            for half, x in zip(halves, maps, strict=True)
+        ]
 
 
 class SharedDetectionHead(nn.Module):
@@ -72,19 +107,17 @@ class SharedDetectionHead(nn.Module):
 
     def __init__(self, c_in: int, width: int, *, anchors: int) -> None:
         super().__init__()
-        self.detail = DepthwiseSeparable(c_in, width, kernel_size=3)
+        self.detail = shared_separable(c_in, width)
         self.context = WideContext(c_in, width)
-        self.for_classes = DepthwiseSeparable(width, width, kernel_size=3)
-        self.for_boxes = DepthwiseSeparable(width, width, kernel_size=3)
+        self.for_classes = shared_separable(width, width)
+        self.for_boxes = shared_separable(width, width)
         self.predict = AnchorPrediction(width, anchors=anchors)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(self._tower(x) for x in features)
-
-    def _tower(self, x: Tensor) -> Tensor:
-        x = self.detail(x) + self.context(x)
-        y: Tensor = self.predict(self.for_classes(x), self.for_boxes(x))
-        return y
+        both = zip(self.detail(features), self.context(features), strict=True)
+        seen = [detail + context for detail, context in both]
+        branches = zip(self.for_classes(seen), self.for_boxes(seen), strict=True)
+        return tuple(self.predict(for_classes, for_boxes) for for_classes, for_boxes in branches)
 
 
 class ShuffledConvolution(nn.Module):

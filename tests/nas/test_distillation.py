@@ -40,7 +40,8 @@ from tests.tiny_training import (
 
 SIZES = (8, 4, 2)
 OUTPUT = DistillationSettings(feature_weight=0.0)
-FEATURE = DistillationSettings(output_weight=0.0)
+FEATURE = DistillationSettings(output_weight=0.0, feature_weight=1.0)
+BOTH = DistillationSettings(feature_weight=1.0)
 
 
 def levels(seed: int, *, face_logit: float | None = None) -> list[Tensor]:
@@ -159,7 +160,7 @@ def test_equal_networks_have_no_loss_and_no_gradient(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(("student_name", "teacher_name"), PAIRS)
-@pytest.mark.parametrize("settings", [OUTPUT, FEATURE, DistillationSettings()])
+@pytest.mark.parametrize("settings", [OUTPUT, FEATURE, BOTH])
 def test_a_student_comes_nearer_to_its_teacher(
     tmp_path: Path, student_name: str, teacher_name: str, settings: DistillationSettings
 ) -> None:
@@ -301,7 +302,10 @@ def test_an_exported_teacher_teaches_the_same(tmp_path: Path) -> None:
     ]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match=r"model\.onnx is exported and shows no feature maps; set"):
-        Distillation(student, exported)
+        Distillation(student, exported, BOTH)
+    names = [Distillation(student, one).extra_name for one in (teacher, exported)]
+    assert "feature_weight 1" in names[0], "a teacher's feature maps are used where it shows them"
+    assert "feature_weight 0" in names[1]
 
 
 def test_other_strides_are_refused(tmp_path: Path) -> None:
@@ -375,7 +379,7 @@ def test_the_teacher_and_the_weights_of_both_losses_name_an_extra_loss(tmp_path:
     named = {
         Distillation(student, teacher, settings).extra_name
         for teacher in teachers
-        for settings in (OUTPUT, FEATURE, DistillationSettings())
+        for settings in (OUTPUT, FEATURE, BOTH)
     }
     assert len(named) == 6
     again = Distillation(student, teaches(network, tmp_path / "c"), OUTPUT)

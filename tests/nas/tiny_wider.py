@@ -18,6 +18,9 @@ CELLS = {
 DARK = "1--Handshaking/c.jpg", (9, 3)
 """The face that cannot be seen."""
 
+DIM = {"0--Parade/b.jpg": 128}
+"""Grey levels of cells that are not white: scores must differ for the protocol."""
+
 ABSENT = "2--Absent/d.jpg"
 """In the ground truth, but not among the images."""
 
@@ -30,14 +33,14 @@ def boxes_xywh(cells: list[tuple[int, int]]) -> np.ndarray:
 def write_tiny_wider(root: Path) -> Path:
     """Images and annotation of a val split. Every second face is blurred (2), occlusion counts up.
 
-    All faces can be seen but one, and one cell without a face shines in the last image.
+    All faces can be seen but one, and in the last image a cell shines that is none.
     """
     blocks = []
     for name, cells in CELLS.items():
         image = np.zeros((SIZE, SIZE, 3), np.uint8)
         shining = [cell for cell in cells if (name, cell) != DARK]
         for y, x in [*shining, *([(13, 13)] if name == DARK[0] else [])]:
-            image[CELL * y : CELL * (y + 1), CELL * x : CELL * (x + 1)] = 255
+            image[CELL * y : CELL * (y + 1), CELL * x : CELL * (x + 1)] = DIM.get(name, 255)
         write_image(root / "WIDER_val" / "images" / name, image)
         blocks += [name, str(len(cells))]
         for number, box in enumerate(boxes_xywh(cells).tolist()):

@@ -29,6 +29,7 @@ from search_spaces.zoo.pyramid_attention_fusion import (
 from search_spaces.zoo.shared_detection_head import (
     ANCHOR_HEADS,
     AnchorPrediction,
+    SharedDetectionHead,
     ShuffledConvolution,
     WideContext,
 )
@@ -45,9 +46,9 @@ from tests.search_spaces.contracts import (
 Network = TypeVar("Network", bound=nn.Module)
 
 VARIANTS = {
-    "featherface-v2": (FeatherFaceV2Options(), 241_899, 730_334_976),
-    "featherface-v2-cbam-plus": (FeatherFaceV2Options("cbam_plus"), 216_726, 729_925_152),
-    "featherface-v2-none": (FeatherFaceV2Options("none"), 216_648, 729_772_800),
+    "featherface-v2": (FeatherFaceV2Options(), 244_459, 730_334_976),
+    "featherface-v2-cbam-plus": (FeatherFaceV2Options("cbam_plus"), 219_286, 729_925_152),
+    "featherface-v2-none": (FeatherFaceV2Options("none"), 219_208, 729_772_800),
     "featherface-v2-grouped": (FeatherFaceV2Options(head="grouped"), 181_719, 520_536_576),
     "featherface-v2-cbam-plus-grouped": (
         FeatherFaceV2Options("cbam_plus", "grouped"),
@@ -83,7 +84,7 @@ def test_parameters_and_macs(key: str) -> None:
         ("backbone", 45_000, 47_616),
         ("neck", 75_000, 71_826),
         ("attention", 25_000, 25_251),
-        ("head", 100_000, 97_206),
+        ("head", 100_000, 99_766),
     ],
 )
 def test_every_part_keeps_within_a_tenth_of_its_budget(
@@ -279,9 +280,21 @@ def test_prediction_puts_each_anchors_numbers_together() -> None:
     torch.testing.assert_close(level[:, 8:12], boxes[:, 4:8])
 
 
-@pytest.mark.parametrize("size", [(8, 8), (5, 3), (1, 1)])
-def test_context_keeps_any_size(size: tuple[int, int]) -> None:
-    assert WideContext(16, 24)(noise(2, 16, *size)).shape == (2, 24, *size)
+def test_context_keeps_any_size() -> None:
+    maps = [noise(2, 16, *size) for size in ((8, 8), (5, 3), (3, 1))]
+    assert shapes(WideContext(16, 24)(maps)) == [(2, 24, 8, 8), (2, 24, 5, 3), (2, 24, 3, 1)]
+
+
+def test_the_shared_head_looks_at_all_levels_alike() -> None:
+    """Equal maps give equal levels; in training each level is normalised by itself."""
+    head = seeded(lambda: SharedDetectionHead(16, 16, anchors=2)).eval()
+    x = noise(2, 16, 6, 4)
+    first, second, third = head([x, x, x])
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    head.train()([x, 5 * x + 3, x - 2])
+    means = [norm.running_mean for norm in head.detail[0].norms]
+    assert not any(torch.equal(means[0], other) for other in means[1:])
 
 
 def test_every_group_reads_channels_of_all_groups() -> None:
