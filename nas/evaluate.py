@@ -209,8 +209,8 @@ def _plain_precision(
         "image_size": "original" if long_side is None else f"long side {long_side}",
         "scales": list(passes.scales),
         "flip": passes.flip,
-        "setting": f"{passes}, score over {LEAST_SCORE}, NMS {NMS_IOU}, "
-        f"at most {MAX_BOXES} boxes an image",
+        "setting": f"{passes}, score over {LEAST_SCORE}, NMS {NMS_IOU}"
+        f"{' and box voting' if len(list(passes)) > 1 else ''}, at most {MAX_BOXES} boxes an image",
         **report.to_json(),
     }
 

@@ -17,7 +17,7 @@ from data.files import write_text
 from data.wider_ground_truth import SUBSETS
 from nas.report import PAGE as REPORT_PAGE
 from nas.report import _facts, _number, _script_json
-from objectives.breakdown import BEST_F1
+from objectives.breakdown import ATTRIBUTE_VALUES, BEST_F1
 
 Json = Mapping[str, Any]
 
@@ -47,6 +47,7 @@ def write_evaluation_page(path: Path, result: Json, curves: Json) -> None:
         "points": _points(result["points"]),
         "few": html.escape(few),
         "many": html.escape(many),
+        "alike": html.escape(_alike(groups)),
         "groups": "".join(
             _group_section(kind, groups[kind], (few, many)) for kind in groups if kind != "event"
         ),
@@ -107,6 +108,12 @@ def _points(points: Sequence[Json]) -> str:
     return _table(("", "score", "precision", "recall", "false an image"), rows)
 
 
+def _alike(groups: Json) -> str:
+    """Says which attributes are not shown."""
+    missing = [name for name in ATTRIBUTE_VALUES if name not in groups]
+    return f"Not shown, because all faces are alike: {', '.join(missing)}." if missing else ""
+
+
 def _hardest_first(groups: Json, point: str) -> Json:
     return dict(sorted(groups.items(), key=lambda item: float(item[1]["recall"][point])))
 
@@ -128,7 +135,8 @@ def _group_section(kind: str, groups: Json, points: tuple[str, str]) -> str:
         + "</span>"
         for group in groups.values()
     ]
-    table = _table(("", "faces", "AP", "recall", ""), rows, bars=bars)
+    titles = [point.removesuffix(" an image") for point in points]
+    table = _table(("", "faces", "AP", *titles), rows, bars=bars)
     return f"<section><h2>{html.escape(kind.capitalize())}</h2>{table}</section>"
 
 

@@ -9,9 +9,22 @@ from search_spaces.face_network import FaceNetwork
 from search_spaces.network import build
 from search_spaces.zoo.eresfd import eresfd
 from search_spaces.zoo.featherface_v1 import featherface_v1
+from search_spaces.zoo.featherface_v2 import featherface_v2
 from search_spaces.zoo.retinaface import retinaface_mnet025
 from search_spaces.zoo.ulfg import ulfg_rfb
+from search_spaces.zoo.yolo_grid import (
+    yolo_mobilenetv3,
+    yolo_mobilenetv3_small,
+    yolo_poolresnet,
+    yolo_poolresnet_small,
+    yolo_resnet,
+    yolo_resnet_small,
+)
 from search_spaces.zoo.yunet import yunet_n, yunet_s
+
+YOLO = "Redmon et al., You Only Look Once, arXiv:1506.02640"
+RESNET = "He et al., Deep Residual Learning, arXiv:1512.03385"
+MOBILENET = "Howard et al., MobileNetV3, arXiv:1905.02244"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +65,31 @@ REFERENCES: dict[str, Reference] = {
         source="Kim et al., FeatherFace, Electronics 2025, 14(3), 517, which prints 488,661: "
         "its counter misses 103,680 weights of deformable convolutions and 30 of fusion",
     ),
+    "featherface-v2": Reference(
+        make=featherface_v2,
+        params=244_459,
+        source="the published plan of FeatherFace V2 (parts and their sizes), "
+        "github.com/fokouarnaud/FeatherFace; attention: EfficientViT, arXiv:2205.14756",
+    ),
     "ulfg-rfb": Reference(
         make=ulfg_rfb,
         params=276_292,
         source="github.com/Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB, network RFB; "
         "block: Liu et al., arXiv:1711.07767",
+    ),
+    "yolo-resnet": Reference(make=yolo_resnet, params=258_874, source=f"{YOLO}; {RESNET}"),
+    "yolo-resnet-small": Reference(
+        make=yolo_resnet_small, params=83_010, source=f"{YOLO}; {RESNET}"
+    ),
+    "yolo-poolresnet": Reference(make=yolo_poolresnet, params=258_874, source=f"{YOLO}; {RESNET}"),
+    "yolo-poolresnet-small": Reference(
+        make=yolo_poolresnet_small, params=83_010, source=f"{YOLO}; {RESNET}"
+    ),
+    "yolo-mobilenetv3": Reference(
+        make=yolo_mobilenetv3, params=255_808, source=f"{YOLO}; {MOBILENET}"
+    ),
+    "yolo-mobilenetv3-small": Reference(
+        make=yolo_mobilenetv3_small, params=77_934, source=f"{YOLO}; {MOBILENET}"
     ),
 }
 """The reference architectures by name; each `make` gives a network whose key is that name."""

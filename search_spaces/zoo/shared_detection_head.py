@@ -53,7 +53,7 @@ class SharedConvolution(nn.Module):
 
     Shape: three maps (B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride)).
 
-    Source: Lyu et al., RTMDet, arXiv:2212.07784, section 3.2.
+    Source: Lyu et al., RTMDet, arXiv:2212.07784, which shares a head's weights but not its norms.
     """
 
     def __init__(

@@ -83,3 +83,11 @@ def test_keys_of_the_space_build_networks_too() -> None:
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown architecture 'yunet-m'"):
         build_network("yunet-m")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_convolution_is_one_that_torch_corrupts_memory_in(name: str) -> None:
+    """See `search_spaces.zoo.resnet.EveryPixel`: strided 1x1, 8 channels in, channels_last."""
+    for module in built(name).modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
+            assert module.stride == (1, 1) or module.in_channels >= 16

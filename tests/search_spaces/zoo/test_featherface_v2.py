@@ -293,7 +293,7 @@ def test_the_shared_head_looks_at_all_levels_alike() -> None:
     assert torch.equal(first, second)
     assert torch.equal(first, third)
     head.train()([x, 5 * x + 3, x - 2])
-    means = [norm.running_mean for norm in head.detail[0].norms]
+    means = [head.get_buffer(f"detail.0.norms.{level}.running_mean") for level in range(3)]
     assert not any(torch.equal(means[0], other) for other in means[1:])
 
 
