@@ -135,5 +135,5 @@ def draw_outcome(image_bgr: NDArray[np.uint8], outcome: ImageOutcome) -> NDArray
         (outcome.missed_xyxy, MISSED_BGR),
     ):
         for x1, y1, x2, y2 in boxes_xyxy.round().astype(int).tolist():
-            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_width, cv2.LINE_AA)
+            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, line_width)
     return picture

@@ -62,7 +62,7 @@ def load_detector(path: Path) -> tuple[FaceNetwork, dict[str, Any]]:
     tensors, facts = load_weights(path)
     if "architecture" not in facts:
         raise UserError(f"{path} names no architecture; was it written by retrain?")
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and then replaced
         network = build_network(facts["architecture"])
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -72,5 +72,5 @@ def load_detector(path: Path) -> tuple[FaceNetwork, dict[str, Any]]:
             f"{path} does not fit its architecture: {name} must be {wanted.get(name)}, "
             f"got {got.get(name)}"
         )
-    network.load_state_dict(tensors, assign=True)
+    network.load_state_dict(tensors)
     return network.eval(), facts

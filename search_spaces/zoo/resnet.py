@@ -89,7 +89,7 @@ class ResNet(nn.Sequential):
     def __init__(self, widths: Sequence[int], depths: Sequence[int], *, pooled: bool) -> None:
         super().__init__(_stem(widths[0], pooled=pooled))
         c_in = widths[0]
-        plans = zip(widths, depths, (1, 2, 2, 1), (1, 1, 1, 1), strict=True)
+        plans = zip(widths, depths, (1, 2, 2, 1), (1, 1, 1, 2), strict=True)
         for c_out, depth, stride, dilation in plans:
             for block in range(depth):
                 step = stride if block == 0 else 1

@@ -79,7 +79,8 @@ def test_a_flip_finds_what_only_the_mirrored_image_shows(tiny: Path) -> None:
     image = scene(32, 36)
     image[8:16, 4:12] = 255  # 4 px off a cell from the left, cell 3 from the right
     boxes, scores = MultiPassDetector(tiny, long_side=None, passes=Passes(flip=True))(image)
-    np.testing.assert_allclose(boxes[0], [2, 6, 14, 18])
+    # The half-sure boxes from 0 to 10 (cut at the border) and 6 to 18 of the plain look vote, too.
+    np.testing.assert_allclose(boxes[0], [(2 + 0 / 2 + 6 / 2) / 2, 6, 14, 18])
     assert scores[0] == 1
     assert MultiPassDetector(tiny, long_side=None, passes=ONE_PASS)(image)[1].max() == 0.5
 

@@ -8,6 +8,7 @@ import torch
 from data.errors import UserError
 from nas.weights import load_detector, load_weights, save_detector, save_state, save_weights
 from search_spaces.architecture import Architecture
+from search_spaces.catalogue import REFERENCES, build_network
 from search_spaces.space import SPACE
 from tests.tiny_training import SMALLEST, equal_weights, tiny_network, weights_of
 
@@ -105,3 +106,22 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "state", weights_only=True)
     assert (state["step"], state["nothing"]) == (3, None)
     assert equal_weights(state["tensors"], TENSORS)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_reference_comes_back_whole(tmp_path: Path, name: str) -> None:
+    network = build_network(name).eval()
+    save_detector(tmp_path / "x.safetensors", network, {})
+    loaded, _ = load_detector(tmp_path / "x.safetensors")
+    images = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        for one, other in zip(network(images), loaded(images), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_loading_draws_nothing_from_the_global_generator(saved: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_detector(saved)
+    assert torch.equal(torch.rand(1), expected)
