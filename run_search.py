@@ -280,6 +280,7 @@ def retrain(
     from data.sources import open_source
     from nas.device import choose_device
     from nas.distributed import torchrun_team
+    from nas.tracking import USUAL_TRACKERS
     from studies.chosen import RetrainOptions, plan_retrain, retrain_network
     from studies.workspace import Choice
 
@@ -293,7 +294,7 @@ def retrain(
         learning_rate=learning_rate,
         changes=tuple(changes or ()),
         teacher=teacher,
-        trackers=tuple(track or ("files", "page")),
+        trackers=tuple(track or USUAL_TRACKERS),
     )
     request = plan_retrain(
         Choice(runs, study, trial, arch),

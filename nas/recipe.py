@@ -12,13 +12,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from data.augment import AugmentSettings
 from data.errors import UserError, unknown_name
 from data.loader import FullSizeSettings
+from nas.distillation import DistillationSettings
 from nas.fitting import FitSettings
 from objectives.loss import LossSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is trained.
+    """How a network is trained. distillation is read where there is a teacher.
 
     validate_every: steps between two validations; 0 for none. The last step is validated too.
     patience: validations without gain in AP after which training stops; 0 for never.
@@ -29,6 +30,7 @@ class Recipe:
     loss: LossSettings = field(default_factory=LossSettings)
     views: FullSizeSettings = field(default_factory=FullSizeSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
     validate_every: int = 0
     patience: int = 0
     compile: bool = False

@@ -16,6 +16,7 @@ from data.sample import ImageSource
 from data.sources import hold_out, ready_to_train
 from nas.batch_size import automatic_batch_size
 from nas.benchmark import benchmark
+from nas.distillation import Distillation
 from nas.evaluate import evaluate_model
 from nas.example_pictures import WatchedValidation
 from nas.export import export_onnx
@@ -24,8 +25,9 @@ from nas.recipe import USUAL, Recipe, override, recipe_to_json
 from nas.records import record_header, usable_cores
 from nas.retrain import Company, retrain
 from nas.supernet_training import load_supernet
+from nas.teachers import open_teacher
 from nas.team import Team
-from nas.tracking import PageSettings, make_trackers
+from nas.tracking import TRACKERS, USUAL_TRACKERS, PageSettings, make_trackers
 from nas.validation import Validation
 from nas.weights import load_detector
 from objectives.cost import second_opinions
@@ -71,11 +73,14 @@ class RetrainOptions:
     learning_rate: float | None = None
     changes: tuple[str, ...] = ()
     teacher: str | None = None
-    trackers: tuple[str, ...] = ("files", "page")
+    trackers: tuple[str, ...] = USUAL_TRACKERS
 
     def __post_init__(self) -> None:
         if self.start is not None and self.start not in STARTS:
             raise unknown_name("start", self.start, STARTS)
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise unknown_name("tracker", name, tuple(TRACKERS))
 
     def recipe(self, usual: Recipe) -> Recipe:
         """The usual recipe with what is asked.
@@ -277,16 +282,23 @@ def _company(
         steps=request.recipe.fit.steps,
         examples=None if watched is None else watched.picture,
     )
-    teaching: dict[str, Any] = {}
-    if request.teacher is not None:
-        teaching = _teaching(request.teacher, network)
+    lesson = _lesson(request, network)
     return Company(
         progress=progress,
         validate=watched,
         trackers=make_trackers(request.trackers, request.subject.folder, page),
+        extra_loss=lesson,
+        extra_name="" if lesson is None else lesson.extra_name,
         team=team,
-        **teaching,
     )
+
+
+def _lesson(request: RetrainRequest, network: FaceNetwork) -> Distillation | None:
+    """What the teacher adds to the loss."""
+    if request.teacher is None:
+        return None
+    teacher = open_teacher(str(request.teacher), device=next(network.parameters()).device)
+    return Distillation(network, teacher, request.recipe.distillation, seed=request.seed)
 
 
 def _initial(request: RetrainRequest) -> FaceNetwork:

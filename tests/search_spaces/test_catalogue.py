@@ -66,7 +66,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(name: str) -> None:
 def test_every_weight_but_those_of_landmarks_learns(name: str) -> None:
     network = built(name).eval()  # batch statistics would cancel some biases
     boxes, scores = network.code.decode(network(images(2, 128, 128)))
-    (boxes.square().mean() + scores.mean()).backward()
+    torch.autograd.backward(boxes.square().mean() + scores.mean())
     untouched = [
         parameter
         for parameter, value in network.named_parameters()

@@ -97,8 +97,8 @@ def test_a_reference_is_trained_from_scratch(tmp_path: Path) -> None:
     assert request.recipe.fit == retrain_settings(1.0, cuda=False)
     with pytest.raises(UserError, match="only trials of a study start from a supernet"):
         plan_retrain(choice, RetrainOptions(start="supernet"), storage_url=None, seed=0, cuda=False)
+    unknown = Choice(tmp_path, architecture="yunet-z")
     with pytest.raises(UserError, match=r"unknown architecture 'yunet-z'.*'yunet-"):
-        unknown = Choice(tmp_path, architecture="yunet-z")
         plan_retrain(unknown, RetrainOptions(), storage_url=None, seed=0, cuda=False)
 
 
@@ -130,7 +130,7 @@ def test_a_teacher_is_a_file_a_trial_or_an_architecture(searched: Workspace) -> 
     weights.touch()
     assert find_teacher(choice, "2") == weights
     assert find_teacher(choice, str(weights)) == weights
-    with pytest.raises(UserError, match="run: python run_search.py retrain --arch yunet-n"):
+    with pytest.raises(UserError, match=r"run: python run_search\.py retrain --arch yunet-n"):
         find_teacher(choice, "yunet-n")
     with pytest.raises(UserError, match=r"there is no teacher gone\.onnx"):
         find_teacher(choice, "gone.onnx")
