@@ -9,18 +9,27 @@ FACE protocol and timed. Each network gets a JSON file in docs/results/reference
 """
 
 import argparse
+import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from data.files import write_json
 from data.sources import open_source
+from nas.benchmark import benchmark
+from nas.evaluate import EvaluationRequest, evaluate_in_full
+from nas.records import record_header
 from search_spaces.catalogue import REFERENCES
-from studies.chosen import RetrainOptions, plan_retrain, retrain_network
+from studies.chosen import RetrainOptions, export_network, plan_retrain, retrain_network
 from studies.workspace import Choice
 
 RUNS = Path("runs")
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "references"
+LONG_SIDES = {"640": 640, "original": None}
+"""The sizes at which networks are evaluated: of the images' longer side, pixels."""
+
 RECIPE = (
     "steps=2000",
     "batch_size=4",
@@ -51,6 +60,39 @@ def train(data: Path, architecture: str, seed: int) -> str:
     )
 
 
+def measure(data: Path, architecture: str, seed: int) -> Path:
+    """Export, evaluate and time one trained network; writes its row to docs/results."""
+    subject = Choice(RUNS, architecture=architecture).subject
+    trained = json.loads((subject.folder / "retrain.json").read_text())
+    exported = export_network(subject)
+    source = open_source(data, "val", synthetic_images=0, seed=seed)
+    scores = {}
+    for name, long_side in LONG_SIDES.items():
+        request = EvaluationRequest(long_side, worst=0, seed=seed)
+        folder = subject.folder / f"evaluation-{name}"
+        found = evaluate_in_full(subject.onnx, source, folder, request=request)
+        scores[name] = {key: found[key] for key in ("data", "setting", "ap", "interval", "wider")}
+    timing = benchmark(subject.onnx, image_sizes=(256, 640), threads=(1, 2))
+    target = RESULTS / f"{subject.folder.name}.json"
+    write_json(
+        target,
+        {
+            **record_header(seed=seed, data_hash=trained["data_hash"]),
+            "architecture": architecture,
+            "source": REFERENCES[architecture].source if architecture in REFERENCES else "searched",
+            **exported["cost"],
+            "file_bytes": exported["file_bytes"],
+            "training": {
+                name: trained[name]
+                for name in ("commit", "data", "seed", "start", "steps", "recipe", "wall_seconds")
+            },
+            "scores": scores,
+            "latencies": [latency.to_json() for latency in timing.latencies],
+        },
+    )
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("action", choices=("train", "measure"))
@@ -60,6 +102,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     names = asked.architecture or list(REFERENCES)
+    if asked.action == "measure":
+        for name in names:
+            print(measure(asked.data, name, asked.seed), flush=True)
+        return
     with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
         trainings = [pool.submit(train, asked.data, name, asked.seed) for name in names]
         for training in as_completed(trainings):

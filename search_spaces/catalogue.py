@@ -9,7 +9,7 @@ from search_spaces.face_network import FaceNetwork
 from search_spaces.network import build
 from search_spaces.zoo.eresfd import eresfd
 from search_spaces.zoo.featherface_v1 import featherface_v1
-from search_spaces.zoo.featherface_v2 import featherface_v2
+from search_spaces.zoo.featherface_v2 import featherface_v2, featherface_v2_cbam_plus_grouped
 from search_spaces.zoo.retinaface import retinaface_mnet025
 from search_spaces.zoo.ulfg import ulfg_rfb
 from search_spaces.zoo.yolo_grid import (
@@ -70,6 +70,12 @@ REFERENCES: dict[str, Reference] = {
         params=244_459,
         source="the published plan of FeatherFace V2 (parts and their sizes), "
         "github.com/fokouarnaud/FeatherFace; attention: EfficientViT, arXiv:2205.14756",
+    ),
+    "featherface-v2-cbam-plus-grouped": Reference(
+        make=featherface_v2_cbam_plus_grouped,
+        params=156_546,
+        source="the earlier plan of FeatherFace V2: CBAM++ (after CBAM, arXiv:1807.06521, and "
+        "ECA-Net, arXiv:1910.03151) and grouped SSH heads (arXiv:1708.03979, arXiv:1707.01083)",
     ),
     "ulfg-rfb": Reference(
         make=ulfg_rfb,

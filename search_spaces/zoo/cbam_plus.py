@@ -19,7 +19,7 @@ class CbamPlus(nn.Module):
     def __init__(self, channels: int) -> None:  # noqa: ARG002
         super().__init__()
         self.mix = nn.Conv1d(2, 1, 3, padding=1)
-        self.spatial = nn.Conv2d(2, 1, 3, padding=1)
+        self.spatial = nn.Conv2d(2, 1, 3, padding=3, dilation=3)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
