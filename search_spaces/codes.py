@@ -100,16 +100,12 @@ class AnchorCode:
             rows, columns = level.shape[2:]
             x = (torch.arange(columns, device=level.device, dtype=torch.float32) + 0.5) * stride
             y = (torch.arange(rows, device=level.device, dtype=torch.float32) + 0.5) * stride
-            x, y = x.expand(rows, columns), y[:, None].expand(rows, columns)
-            points = torch.stack([x, y], 2).flatten(0, 1)
-            roots = [(side, math.sqrt(ratio)) for side in sides for ratio in self.ratios]
-            numbers = [number for side, root in roots for number in (side / root, side * root)]
-            # torch.tensor would do, but tracing warns of it
-            flat = torch.cat([torch.full((1,), one, device=level.device) for one in numbers])
-            sizes = flat.reshape(-1, 2)
-            alike = torch.zeros_like(points) + sizes[:, None]  # broadcasting keeps sizes dynamic
-            everywhere = points[None].expand(len(sizes), -1, -1)
-            parts.append(torch.cat([everywhere, alike], 2).flatten(0, 1))
+            x, y = x.expand(rows, columns).flatten(), y[:, None].expand(rows, columns).flatten()
+            for side in sides:
+                for ratio in self.ratios:
+                    width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
+                    size = torch.full_like(x, width), torch.full_like(x, height)
+                    parts.append(torch.stack([x, y, *size], 1))
         return torch.cat(parts)
 
     def offsets_to_boxes(self, offsets: Tensor, anchors_cxcywh: Tensor) -> Tensor:
