@@ -17,6 +17,7 @@ from data.files import write_text
 from data.wider_ground_truth import SUBSETS
 from nas.report import PAGE as REPORT_PAGE
 from nas.report import _facts, _number, _script_json
+from objectives.average_precision import STRATA
 from objectives.breakdown import ATTRIBUTE_VALUES, BEST_F1
 
 Json = Mapping[str, Any]
@@ -122,7 +123,7 @@ def _group_section(kind: str, groups: Json, points: tuple[str, str]) -> str:
     """A table with a bar for each group: its recall at the first point over that at the second."""
     rows = [
         (
-            name.replace("_", " "),
+            _group_name(name),
             _number(group["faces"]),
             _share(group["ap"]),
             *(f"{group['recall'][point]:.3f}" for point in points),
@@ -138,6 +139,10 @@ def _group_section(kind: str, groups: Json, points: tuple[str, str]) -> str:
     titles = [point.removesuffix(" an image") for point in points]
     table = _table(("", "faces", "AP", *titles), rows, bars=bars)
     return f"<section><h2>{html.escape(kind.capitalize())}</h2>{table}</section>"
+
+
+def _group_name(name: str) -> str:
+    return f"{name}, from {STRATA[name][0]} px" if name in STRATA else name.replace("_", " ")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, bars: Sequence[str] = ()) -> str:

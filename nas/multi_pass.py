@@ -135,7 +135,7 @@ def suppress(boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], *, vo
         kept = nms(boxes, best, iou_threshold=NMS_IOU, max_boxes=MAX_BOXES)
         if len(kept) == MAX_BOXES or tried >= len(order):
             return (_voted(boxes, best, kept) if vote else boxes[kept]), best[kept]
-        tried *= 4
+        tried *= 2
 
 
 def _voted(

@@ -4,8 +4,7 @@ Shape letters: D detections and F wanted faces of all images, I images, S distin
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,10 +199,6 @@ class GroupResult:
     faces: int
     ap: float
     recall: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain dicts and numbers."""
-        return asdict(self)
 
 
 def breakdown(

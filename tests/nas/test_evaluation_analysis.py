@@ -31,9 +31,10 @@ from tests.objectives.test_average_precision import (
     random_case,
 )
 
-RIGHT = found([FACE_A, FACE_B], [0.9, 0.8]), faces_at(FACE_A, FACE_B)
-HALF = found([FACE_A], [0.9]), faces_at(FACE_A, FACE_B)
-WRONG = found([NOWHERE, FACE_A], [0.95, 0.9]), faces_at(FACE_A, FACE_B)
+RIGHT = found([FACE_A, FACE_B], [0.9, 0.8])
+HALF = found([FACE_A], [0.9])
+WRONG = found([NOWHERE, FACE_A], [0.95, 0.9])
+BOTH = faces_at(FACE_A, FACE_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ class Grey:
 
 
 def analysed() -> tuple[Analysis, Grey]:
-    detections, faces = zip(RIGHT, HALF, WRONG, RIGHT, strict=True)
-    return analyse(detections, faces, [f"e/{i}.jpg" for i in range(4)]), Grey(faces)
+    names = [f"e/{i}.jpg" for i in range(4)]
+    return analyse([RIGHT, HALF, WRONG, RIGHT], [BOTH] * 4, names), Grey((BOTH,) * 4)
 
 
 def test_points_and_groups_are_plain_json() -> None:
@@ -73,7 +74,7 @@ def test_points_and_groups_are_plain_json() -> None:
     [(["a/0", "b/1"], {"a", "b"}), (["a/0", "a/1"], set()), (["a/0", "one"], set())],
 )
 def test_events_are_the_folders_of_the_names(names: list[str], events: set[str]) -> None:
-    analysis = analyse(*zip(RIGHT, HALF, strict=True), names)
+    analysis = analyse([RIGHT, HALF], [BOTH, BOTH], names)
     assert set(analysis.groups.get("event", ())) == events
 
 

@@ -104,6 +104,7 @@ def test_the_setting_and_the_numbers_are_shown(full: tuple[str, Any]) -> None:
         "<b>0.5000</b><p>0.450 to 0.550, 2\u202f000 faces</p>",
         "<b>0.3333</b><p>at score 0.250</p>",  # of precision 1/2 and recall 1/4
         "<b>2 missed, 3 false</b>, 1 found",
+        "<td>tiny, from 0 px</td>",
         "<dt>scales</dt><dd>0.5, 1</dd>",
     ):
         assert text in full[0], text

@@ -120,9 +120,8 @@ def test_boxes_vote_by_their_scores() -> None:
     scores = np.array([0.9, 0.3, 0.8, 0.7], np.float32)
     voted, left = suppress(boxes, scores, vote=True)
     np.testing.assert_allclose(left, [0.9, 0.8, 0.7])
-    np.testing.assert_allclose(
-        voted, [[0.5, 0, 10.5, 10], [50, 0, 60, 10], [9, 9, 9, 9]], atol=1e-6
-    )
+    expected = np.array([[0.5, 0, 10.5, 10], [50, 0, 60, 10], [9, 9, 9, 9]])
+    np.testing.assert_allclose(voted, expected, atol=1e-6)
     np.testing.assert_array_equal(suppress(boxes, scores, vote=False)[0], boxes[[0, 2, 3]])
 
 

@@ -180,6 +180,17 @@ def test_a_face_found_under_the_score_is_missed(two_images: Matches) -> None:
     assert (outcome.index, len(outcome.missed_xyxy), len(outcome.mistaken_xyxy)) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_errors_of_all_images_are_those_of_the_operating_point(seed: int) -> None:
+    matches = match_detections(*random_case(8, seed=seed))
+    best = point(matches, BEST_F1)
+    outcomes = worst_images(matches, score=best.score, count=8)
+    missed = sum(len(one.missed_xyxy) for one in outcomes)
+    assert missed == pytest.approx((1 - best.recall) * len(matches.face_boxes_xyxy))
+    mistaken = sum(len(one.mistaken_xyxy) for one in outcomes)
+    assert mistaken == pytest.approx(best.false_per_image * 8)
+
+
 def test_wrong_arguments_are_refused(two_images: Matches) -> None:
     with pytest.raises(ValueError, match="must hold a face"):
         match_detections([NONE], [faces_at()])
