@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from data.errors import UserError
+from data.files import write_json
 from data.quantities import parse_image_size, parse_long_side, parse_quantity, show_quantity
 from nas.device import require_cpu
 from studies.console import (
@@ -372,8 +373,8 @@ def evaluate(
     *,
     flip: Annotated[bool, typer.Option("--flip", help="Look at mirrored images too.")] = False,
     scales: Annotated[
-        list[float] | None, typer.Option("--scales", help="Scale of a look; may be repeated.")
-    ] = None,
+        str, typer.Option("--scales", help="Of the looks at each image, such as 0.5,1,2.")
+    ] = "1",
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of WIDER FACE's wider_*_val.mat files.")
     ] = None,
@@ -386,7 +387,7 @@ def evaluate(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for numbers, predictions, page and worst images."),
+        typer.Option(help="Folder for numbers, page, worst images; unset: beside the model."),
     ] = None,
     synthetic_images: SyntheticOption = 1000,
     seed: SeedOption = 0,
@@ -394,13 +395,8 @@ def evaluate(
 ) -> None:
     """Average precision of an exported network, or of detections in files, by several measures."""
     from data.sources import open_source
-    from nas.evaluate import (
-        EvaluationRequest,
-        evaluate_in_full,
-        evaluate_model,
-        evaluate_predictions,
-    )
-    from nas.multi_pass import Passes
+    from nas.evaluate import EvaluationRequest, evaluate_in_full, evaluate_predictions
+    from nas.multi_pass import Passes, parse_scales
 
     require_cpu(device)
     if predictions is not None:
@@ -411,27 +407,23 @@ def evaluate(
                 predictions, ground_truth, partial=partial, progress=progress
             )
         show_wider(scored)
+        if output is not None:
+            write_json(output / "evaluation.json", scored)
         return
     if model is None:
         raise UserError("say what to evaluate: a model.onnx, or --predictions")
+    folder = output or model.parent / "evaluation"
     source = open_source(data, split, synthetic_images=synthetic_images, seed=seed)
-    passes = Passes(tuple(scales or (1.0,)), flip=flip)
-    long_side = parse_long_side(image_size)
+    request = EvaluationRequest(
+        parse_long_side(image_size),
+        passes=Passes(parse_scales(scales), flip=flip),
+        ground_truth=ground_truth,
+        seed=seed,
+    )
     with shown_progress() as progress:
-        if output is None:
-            result = evaluate_model(
-                model, source, long_side=long_side, seed=seed, passes=passes, progress=progress
-            )
-        else:
-            request = EvaluationRequest(
-                long_side, passes=passes, ground_truth=ground_truth, seed=seed
-            )
-            result = evaluate_in_full(model, source, output, request=request, progress=progress)
+        result = evaluate_in_full(model, source, folder, request=request, progress=progress)
     show_evaluation(result)
-    if output is not None:
-        _say(f"page: {output / 'evaluation.html'}")
-    else:
-        _say("next: --output FOLDER also writes WIDER's measures, an analysis and a page")
+    _say(f"page: {folder / 'evaluation.html'}")
 
 
 @app.command()
@@ -531,9 +523,21 @@ def report(
     _say(f"report: {write_study_report(workspace, storage or workspace.storage_url)}")
 
 
+def _joined_numbers(arguments: list[str], option: str) -> list[str]:
+    """Arguments with the numbers after an option joined by commas: --scales 0.5 1 2."""
+    joined: list[str] = []
+    for argument in arguments:
+        previous = joined[-2] if len(joined) > 1 else ""
+        if previous == option and argument.replace(".", "", 1).isdigit():
+            joined[-1] += f",{argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def main() -> None:
     """Run the command line: without a verb, the search."""
-    arguments = sys.argv[1:]
+    arguments = _joined_numbers(sys.argv[1:], "--scales")
     asks_for_help = arguments[:1] in (["--help"], ["--install-completion"], ["--show-completion"])
     if not asks_for_help and (not arguments or arguments[0].startswith("-")):
         arguments = ["search", *arguments]

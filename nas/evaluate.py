@@ -26,6 +26,7 @@ from nas.evaluation_analysis import analyse, write_worst
 from nas.multi_pass import MAX_BOXES, ONE_PASS, MultiPassDetector, Passes
 from nas.records import record_header
 from objectives.average_precision import LEAST_SCORE, NMS_IOU, Detections, evaluate_detections
+from objectives.coco_precision import coco_is_installed, coco_precision
 from objectives.wider_interval import wider_intervals
 from objectives.wider_protocol import wider_average_precision
 
@@ -120,6 +121,7 @@ def evaluate_in_full(
             truth, rows, images=detected.names, seed=request.seed, progress=progress
         )
         result["wider_note"] = result["wider"]["scored"]
+    result["coco"], result["coco_note"] = _coco(detected, source)
     result["worst"] = write_worst(
         folder / "worst", source, analysis, count=request.worst, progress=progress
     )
@@ -213,6 +215,16 @@ def _plain_precision(
         f"{' and box voting' if len(list(passes)) > 1 else ''}, at most {MAX_BOXES} boxes an image",
         **report.to_json(),
     }
+
+
+def _coco(detected: _Detected, source: ImageSource) -> tuple[dict[str, Any] | None, str]:
+    """AP by the COCO evaluator, for data sets that are not WIDER FACE; and why not, if not."""
+    if isinstance(source, WiderSource):
+        return None, "not scored: WIDER FACE has a measure of its own"
+    if not coco_is_installed():
+        return None, "not scored: pip install -e '.[coco]' for AP50:95"
+    report = coco_precision(detected.found, detected.faces, max_detections=MAX_BOXES)
+    return report.to_json(), f"COCO evaluator, at most {MAX_BOXES} boxes an image"
 
 
 def _ground_truth_of(

@@ -8,6 +8,7 @@ IoU threshold's share of it; and of an image only the surest detections are look
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class CocoReport:
     def to_json(self) -> dict[str, Any]:
         """The same as plain numbers."""
         return asdict(self)
+
+
+def coco_is_installed() -> bool:
+    """Whether faster-coco-eval, an extra, is there."""
+    return find_spec("faster_coco_eval") is not None
 
 
 def coco_precision(

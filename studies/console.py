@@ -110,6 +110,11 @@ def show_evaluation(result: dict[str, Any]) -> None:
         show_wider(result["wider"])
     elif "wider_note" in result:
         print_line(f"WIDER FACE protocol: {result['wider_note']}")
+    if result.get("coco"):
+        coco = result["coco"]
+        print_line(f"{result['coco_note']}: AP50 {coco['ap50']:.3f}, AP50:95 {coco['ap50_95']:.3f}")
+    elif "coco_note" in result and not result.get("wider"):
+        print_line(f"COCO evaluator: {result['coco_note']}")
 
 
 def show_wider(scored: dict[str, Any]) -> None:
