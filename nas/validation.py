@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from data.crops import Window, cut
+from data.errors import UserError
 from data.progress import Progress, silent
 from data.sample import Faces, ImageSource
 from nas.inference import detect_images
@@ -17,6 +18,9 @@ class Validation:
     """Average precision on whole images, scaled to squares and held in memory.
 
     image_size: side of the squares, pixels; an image's longer side fills it, the rest is padded.
+
+    Raises:
+        UserError: the images hold no face to be found.
     """
 
     def __init__(
@@ -38,6 +42,11 @@ class Validation:
             self.images[i] = square.image
             self.faces.append(square.faces)
             progress("hold out", i + 1, len(source))
+        if all(one.ignore.all() for one in self.faces):
+            raise UserError(
+                f"no face to be found at {image_size} px in {source.description}; "
+                "add images, train on larger ones, or use --set validate_every=0"
+            )
 
     def __call__(self, network: FaceNetwork) -> dict[str, Any]:
         """`ap` at IoU 0.5, its interval, AP by face height, recall. The network is in eval mode."""

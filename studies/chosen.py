@@ -90,9 +90,11 @@ class RetrainOptions:
         """
         asked = [
             f"{name}={value}"
-            for name in ("steps", "image_size", "batch_size", "learning_rate")
-            if (value := getattr(self, name))
+            for name in ("steps", "image_size", "learning_rate")
+            if (value := getattr(self, name)) is not None
         ]
+        if self.batch_size:
+            asked.append(f"batch_size={self.batch_size}")
         recipe = override(usual, [*asked, *self.changes])
         parse_image_size(recipe.fit.image_size)
         return recipe

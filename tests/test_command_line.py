@@ -16,7 +16,8 @@ from tests.tiny_onnx import write_tiny_onnx
 
 ROOT = Path(__file__).parents[1]
 VERBS = (
-    "search", "prepare", "front", "retrain", "export", "evaluate", "benchmark", "detect", "report"
+    "search", "prepare", "convert", "front", "retrain", "export", "zoo", "evaluate", "validate",
+    "benchmark", "detect", "report",
 )  # fmt: skip
 TINY_SEARCH = (
     "--budget 4 --study tiny --max-params 60K --image-size 64 --device cpu "
@@ -126,6 +127,10 @@ def test_the_file_runs_as_a_program() -> None:
         ("front", "no study 'synthetic'"),
         ("report --study other", "no study 'other'"),
         ("retrain --study other --trial 0", "no study 'other'"),
+        ("retrain", "say which network: --study NAME --trial NUMBER, or --arch NAME"),
+        ("retrain --arch yunet-n --study other", "say which network: "),
+        ("retrain --arch yunet", "unknown architecture 'yunet'"),
+        ("export --arch yunet-n", "yunet-n has not been retrained; run: python run_search.py"),
         ("export --study other --trial 0", "has not been retrained; run: python run_search.py"),
     ],
 )
@@ -141,8 +146,20 @@ def test_mistakes_are_answered_with_a_sentence(
     [
         ("retrain --study tiny --trial 99", "no completed trial 99; completed: 0-3"),
         ("retrain --study tiny --trial 0 --start nothing", "unknown start 'nothing'"),
-        ("retrain --study tiny --trial 0 --learning-rate 0", "--learning-rate must be positive"),
+        (
+            "retrain --study tiny --trial 0 --start scratch --learning-rate 0",
+            "learning_rate must be positive, got 0.0",
+        ),
+        (
+            "retrain --study tiny --trial 0 --start scratch --set box_kin=giou",
+            "unknown setting 'box_kin'",
+        ),
+        (
+            "retrain --study tiny --trial 0 --start scratch --teacher 99",
+            "trial 99 of study 'tiny', has not been trained",
+        ),
         ("retrain --study tiny --trial 0 --image-size 50", "multiple of 32, got 50"),
+        ("retrain --study tiny --trial 0 --track pages", "unknown tracker 'pages'"),
         ("retrain --study tiny --trial 0 --data nowhere", "nowhere"),
         ("export --study tiny --trial 99", "trial 99 of study 'tiny' has not been retrained"),
         ("front --study tinny", "no study 'tinny'"),
@@ -179,7 +196,7 @@ def test_a_result_that_cannot_be_written_is_named(run: Run, tmp_path: Path, pict
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--no-such-option", "nosuchverb", "retrain", "front --study", "--budget many"]
+    "arguments", ["--no-such-option", "nosuchverb", "front --study", "--budget many"]
 )
 def test_what_cannot_be_parsed_ends_with_status_2(run: Run, arguments: str) -> None:
     status, _, error = run(arguments)
@@ -211,19 +228,20 @@ def test_a_trial_is_retrained_exported_evaluated_and_benchmarked(
         "--device cpu --start scratch"
     )
     assert status == 0
-    assert "1 steps of 2 crops of 64 px, starting from scratch" in output
+    assert "1 steps of 2 crops of 64 px from scratch" in output
     status, output, _ = run(f"export {chosen}")
     assert status == 0
     model = runs / "tiny" / f"trial-{trial}" / "model.onnx"
     assert f"next: python run_search.py benchmark {model}" in output
 
-    result = tmp_path / "result.json"
+    scores = tmp_path / "scores"
     status, output, _ = run(
-        f"evaluate {model} --synthetic-images 10 --image-size 64 --output {result}"
+        f"evaluate {model} --synthetic-images 10 --image-size 64 --scales 0.5 1 --output {scores}"
     )
     assert status == 0
     assert "AP 0." in output
-    assert json.loads(result.read_text())["images"] == 2
+    evaluation = json.loads((scores / "evaluation.json").read_text())
+    assert (evaluation["images"], evaluation["scales"]) == (2, [0.5, 1.0])
 
     status, output, _ = run(f"benchmark {model} --image-size 64 --threads 2 --repeats 2")
     assert status == 0
@@ -232,6 +250,59 @@ def test_a_trial_is_retrained_exported_evaluated_and_benchmarked(
     assert run(f"front --study tiny --runs {runs}")[0] == 0
     status, output, _ = run(f"report --study tiny --runs {runs}")
     assert (status, output) == (0, f"report: {runs / 'tiny' / 'report.html'}\n")
+
+
+def test_a_reference_is_trained_from_the_command_line(run: Run, tmp_path: Path) -> None:
+    chosen = f"--arch yolo-mobilenetv3-small --runs {tmp_path}"
+    status, output, _ = run(
+        f"retrain {chosen} --steps 2 --image-size 160 --batch-size 2 --synthetic-images 40 "
+        "--device cpu --set validate_every=1 --set optimizer=sgd"
+    )
+    folder = tmp_path / "architectures" / "yolo-mobilenetv3-small"
+    assert status == 0
+    assert "best validation AP" in output
+    assert (folder / "progress.html").is_file()
+    assert json.loads((folder / "retrain.json").read_text())["recipe"]["fit"]["optimizer"] == "sgd"
+    assert run(f"export {chosen}")[0] == 0
+    assert (folder / "model.onnx").is_file()
+
+
+def test_the_zoo_is_listed(run: Run) -> None:
+    rows = json.loads(run("zoo --json --image-size 64")[1])
+    assert {tuple(row) for row in rows} == {("name", "params", "macs", "peak_bytes", "source")}
+    status, output, _ = run("zoo --image-size 64")
+    assert status == 0
+    assert all(row["name"] in output for row in rows)
+
+
+def test_a_network_is_validated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, output, _ = run("validate yolo-mobilenetv3-small --device cpu")
+    assert status == 0
+    assert "ONNX equals torch" in output
+    monkeypatch.setattr("nas.validate._expected_params", lambda _key: 1)
+    status, output, _ = run("validate yolo-mobilenetv3-small --device cpu")
+    assert status == 1
+    assert "FAIL" in output
+
+
+def test_an_annotation_is_converted(run: Run, tmp_path: Path, picture: Path) -> None:
+    (tmp_path / "images" / "event").mkdir(parents=True)
+    (tmp_path / "images" / "event" / "a.png").write_bytes(picture.read_bytes())
+    wider = tmp_path / "wider.txt"
+    wider.write_text("event/a.png\n1\n1 2 30 40 2 0 0 0 0 0\n")
+    coco, images = tmp_path / "coco.json", tmp_path / "images"
+    status, output, _ = run(f"convert {wider} {coco} --from wider --to coco --images {images}")
+    assert (status, output) == (0, f"{coco}: 1 faces, 0 of them ignored, in 1 images\n")
+    status, output, _ = run(f"convert {coco} {tmp_path / 'yolo'} --from coco --to yolo")
+    assert status == 0
+    assert "lost: " in output
+    refused(run(f"convert {coco} {wider} --from coco --to wider"), "is there already")
+    refused(run(f"convert {coco} x --from coc --to wider"), "unknown annotation format 'coc'")
+
+
+def test_detections_in_files_need_their_ground_truth(run: Run, tmp_path: Path) -> None:
+    refused(run(f"evaluate --predictions {tmp_path}"), "--predictions go with --ground-truth")
+    refused(run("evaluate"), "say what to evaluate")
 
 
 def test_faces_are_printed_line_by_line_and_drawn(run: Run, tmp_path: Path, picture: Path) -> None:
