@@ -24,6 +24,7 @@ from objectives.operators import (
 from search_spaces.architecture import Architecture
 from search_spaces.attention import ATTENTION
 from search_spaces.blocks import BLOCKS, EXPANDING
+from search_spaces.catalogue import REFERENCES
 from search_spaces.necks import CELLS
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -199,7 +200,7 @@ def test_second_opinions_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_rule_counts_a_type_that_networks_use() -> None:
-    types = {
-        type(m) for a in covering_architectures(SPACE) for m in build_without_memory(a).modules()
-    }
-    assert MAC_RULES.keys() <= types
+    networks: list[nn.Module] = [build_without_memory(a) for a in covering_architectures(SPACE)]
+    with torch.device("meta"):
+        networks += [reference.make() for reference in REFERENCES.values()]
+    assert MAC_RULES.keys() <= {type(m) for network in networks for m in network.modules()}
