@@ -6,8 +6,9 @@ Without --data the images are drawn, and kept as JPEG. Both loops train retinafa
 equal weights on the same images, by SGD, with the loss of its training script. The plain loop is
 `benchmarks.plain_training`; ours is what `retrain` does: `Trainer` fed by `prefetched`, with
 --processes as a team. They take turns, round after round, each in processes of its own, after an
-untimed step; a round makes its own batches from the first to the last. A further round, not
-counted, times the parts of a step; on CUDA only there is the device waited for after each.
+untimed step; a round makes its own batches from the first to the last. The parts of a step are
+those of the median round; on CUDA those of a further round, not counted, in which the device is
+waited for after each part.
 """
 
 import argparse
@@ -104,9 +105,10 @@ class JpegSource:
 class Job:
     """What is measured.
 
-    steps: of a loop in a round. rounds: that count. processes, compiled, keeps_memory: of ours;
-    see `Trainer` and `keep_freed_memory`. plain_workers: of the plain loop's DataLoader; with 0 it
-    makes a batch when one is asked for.
+    steps: of a loop in a round. rounds: that count. threads: of either loop, except that each of
+    several processes has one. processes, compiled, keeps_memory: of ours; see `Trainer` and
+    `keep_freed_memory`. plain_workers: of the plain loop's DataLoader; with 0 it makes a batch when
+    one is asked for.
     """
 
     source: ImageSource
@@ -115,6 +117,7 @@ class Job:
     batch_size: int
     steps: int
     rounds: int
+    threads: int
     processes: int = 1
     compiled: bool = False
     keeps_memory: bool = True
@@ -134,6 +137,11 @@ class Job:
         """Equal weights for everyone."""
         with seeded(SEED):
             return retinaface_mnet025().to(self.device)
+
+    @property
+    def rounds_in_all(self) -> int:
+        """Those that count, and on CUDA the one that times the parts."""
+        return self.rounds + (self.device.type == "cuda")
 
     def steps_of(self, number: int) -> range:
         """The steps of a round; those of the warm-up come before round 0's."""
@@ -205,7 +213,7 @@ def _measured(job: Job, watch: Stopwatch, train: Train, number: int) -> Row:
 
 def run_plain(job: Job, commands: "Connection[Any, Any]") -> None:
     """The plain loop, in this process: a row for each round that is asked for."""
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = True
     training = PlainTraining(job.network(), image_size=job.image_size, device=job.device)
     pictures = PlainPictures(job.source, job.image_size, SEED)
@@ -223,7 +231,7 @@ def run_plain(job: Job, commands: "Connection[Any, Any]") -> None:
 
 def run_ours(job: Job, commands: "Connection[Any, Any]") -> None:
     """Our loop, in this process and those of its team: a row for each round that is asked for."""
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(job.threads)
     work_together(
         _follow, job, size=job.processes, lead=lambda team: _take_part(team, job, commands)
     )
@@ -272,7 +280,7 @@ def _next_round(report: Row, team: Team, job: Job, commands: "Connection[Any, An
 
 def _trainer(network: RetinaFace, team: Team, job: Job) -> Trainer[RetinaFace]:
     fit = FitSettings(
-        steps=1 + job.steps * (job.rounds + 1),
+        steps=1 + job.steps * job.rounds_in_all,
         batch_size=job.batch_size,
         image_size=job.image_size,
         learning_rate=LEARNING_RATE,
@@ -338,7 +346,7 @@ def measure(job: Job) -> Row:
     """Rounds, rates, ratio and parts of both loops, ready for JSON."""
     rows: dict[str, list[Row]] = {"plain": [], "ours": []}
     with _both_loops(job) as loops:
-        for number in range(job.rounds + 1):
+        for number in range(job.rounds_in_all):
             for name in sorted(loops, reverse=number % 2 == 0):  # either goes first in turn
                 rows[name].append(loops[name].round(number))
         facts = {name: loop.facts for name, loop in loops.items()}
@@ -355,7 +363,7 @@ def measure(job: Job) -> Row:
         "batch_size": job.batch_size,
         "steps_a_round": job.steps,
         "ratio": _spread(ratios),
-        **{name: _summary(facts[name], rates[name], rows[name][-1]) for name in rows},
+        **{name: _summary(facts[name], rates[name], rows[name]) for name in rows},
         "rounds": [
             {"plain": plain, "ours": ours, "ratio": ours / plain}
             for plain, ours in zip(rates["plain"], rates["ours"], strict=True)
@@ -363,14 +371,17 @@ def measure(job: Job) -> Row:
     }
 
 
-def _summary(facts: Row, rates: Sequence[float], last: Row) -> Row:
-    """A loop's settings, its rate, and the parts of the round that does not count."""
+def _summary(facts: Row, rates: Sequence[float], rows: Sequence[Row]) -> Row:
+    """A loop's settings, its rate, and the parts of the round after those that count, where there
+    is one, else of the median round."""
+    by_seconds = sorted(rows[len(rates) :] or rows, key=lambda row: float(row["seconds"]))
+    shown = by_seconds[len(by_seconds) // 2]
     return {
         **facts,
         "images_per_second": _spread(rates),
-        "seconds_a_step": {**last["parts"], "all": last["seconds"]},
-        "system_processor_seconds_a_step": last["system_seconds"],
-        "peak_memory_bytes_of_a_process": last["peak_memory_bytes"],
+        "seconds_a_step": {**shown["parts"], "all": shown["seconds"]},
+        "system_processor_seconds_a_step": shown["system_seconds"],
+        "peak_memory_bytes_of_a_process": rows[-1]["peak_memory_bytes"],
     }
 
 
@@ -395,6 +406,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="of each loop in a round (3)")
     parser.add_argument("--rounds", type=int, default=5, help="that count (5)")
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="all cores")
     parser.add_argument("--processes", type=int, default=1, help="of our loop (1)")
     parser.add_argument("--compile", action="store_true", help="our network by torch.compile")
     parser.add_argument(
@@ -417,6 +429,7 @@ def main() -> None:
         batch_size=options.batch_size,
         steps=options.steps,
         rounds=options.rounds,
+        threads=options.threads,
         processes=options.processes,
         compiled=options.compile,
         keeps_memory=not options.return_memory,

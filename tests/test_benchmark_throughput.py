@@ -101,6 +101,7 @@ def test_a_measurement_says_where_the_time_went(processes: int) -> None:
         batch_size=2,
         steps=1,
         rounds=2,
+        threads=1,
         processes=processes,
     )
     result = json.loads(json.dumps(measure(job), allow_nan=False))

@@ -1,5 +1,6 @@
 import copy
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(batches: TinyBatches) 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_compiled_network_learns_the_same(batches: TinyBatches) -> None:
     whole, compiled = Trainer(plain(), SGD), Trainer(plain(), SGD, compiled=True)
