@@ -12,9 +12,7 @@ waited for after each part.
 """
 
 import argparse
-import ctypes
 import json
-import platform
 import resource
 import statistics
 import time
@@ -50,7 +48,7 @@ from data.loader import FullSizeLoader, prefetched
 from data.sample import Faces, ImageSource, Sample
 from data.sources import open_source, ready_to_train
 from data.synthetic import SyntheticSource
-from nas.device import DEVICES, choose_device
+from nas.device import DEVICES, choose_device, keep_freed_memory
 from nas.distributed import OwnRows, equal_start, same_for_all, shared_batch_norms
 from nas.fitting import FitSettings, Trainer, seeded
 from nas.records import record_header, usable_cores
@@ -149,19 +147,6 @@ class Job:
 
 
 WARM_UP = range(1)
-
-
-def keep_freed_memory() -> bool:
-    """From now on this process keeps the memory of freed tensors for the next; whether it can.
-
-    glibc's malloc takes blocks of over 32 MB from the system and gives them back when they are
-    freed. Each step then has every page of its large tensors handed out and zeroed again.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_threshold, 2**30))
 
 
 class Stopwatch:

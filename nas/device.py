@@ -1,5 +1,7 @@
 """Where networks are trained. Loads torch only to look for CUDA: detecting needs none."""
 
+import ctypes
+import platform
 from typing import TYPE_CHECKING
 
 from data.errors import UserError, unknown_name
@@ -44,3 +46,16 @@ def choose_device(name: str) -> tuple["torch.device", str]:
         why = "asked for" if name == "cuda" else "CUDA found"
         return torch.device("cuda"), f"device cuda ({torch.cuda.get_device_name()}): {why}"
     return torch.device("cpu"), "device cpu: no CUDA device found"
+
+
+def keep_freed_memory() -> bool:
+    """From now on this process keeps the memory of freed tensors for the next; whether it can.
+
+    glibc's malloc takes blocks of over 32 MB from the system and gives them back when they are
+    freed. Each step then has every page of its large tensors handed out and zeroed again.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_threshold, 2**30))

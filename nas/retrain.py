@@ -21,6 +21,7 @@ from data.files import write_text
 from data.loader import BatchSource, prefetched
 from data.progress import Progress, silent
 from data.sample import Batch
+from nas.device import keep_freed_memory
 from nas.distributed import OwnRows, equal_start, same_for_all, shared_batch_norms
 from nas.fitting import ExtraLoss, NotFiniteError, StepReport, Trainer
 from nas.recipe import Recipe, recipe_to_json
@@ -131,6 +132,8 @@ def retrain(
         ValueError: batches are not of the recipe's size, or patience has no validation.
     """
     _check(batches, recipe, company)
+    if next(network.parameters()).device.type == "cpu":
+        keep_freed_memory()
     team = company.team
     if team.rank > 0:
         company = replace(company, progress=silent, trackers=())

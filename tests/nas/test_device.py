@@ -1,8 +1,14 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from data.errors import UserError
 from nas.device import choose_device
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,3 +48,21 @@ def test_the_cpu_is_taken_when_asked_for_beside_cuda() -> None:
 def test_an_unknown_device_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"unknown device 'cudda'; known: auto, cpu, cuda\. Did"):
         choose_device("cudda")
+
+
+def test_freed_memory_is_kept_where_malloc_can() -> None:
+    """In a process of its own, as it cannot be undone: large blocks come back without faults."""
+    program = (
+        "import resource, numpy\n"
+        "from nas.device import keep_freed_memory\n"
+        "kept = keep_freed_memory()\n"
+        "numpy.ones(2**23)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(5): numpy.ones(2**23)\n"
+        "faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "assert not kept or faults < 2000, faults\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
