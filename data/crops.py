@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.boxes import box_areas, box_heights, clip_boxes, flip_boxes, move_boxes
+from data.boxes import box_areas, box_heights, flip_boxes, move_boxes
 from data.sample import Faces, Sample
 
 PADDING_BGR = (104, 117, 124)
@@ -65,16 +65,26 @@ class View:
 
 
 def faces_in_view(faces: Faces, view: View) -> Faces:
-    """The faces that are visible, moved and cut at the view's border.
-
-    A face whose centre is out of view, or that shows less than 4 px of height, is marked ignore.
-    """
+    """The faces that are visible, moved and cut at the view's border as `cut_faces` does."""
     moved = move_boxes(faces.boxes_xyxy, scale=view.scale, shift=view.shift)
     if view.mirrored:
         moved = flip_boxes(moved, width=view.size)
-    centres = (moved[:, :2] + moved[:, 2:]) / 2
-    boxes = clip_boxes(moved, width=view.size, height=view.size)
-    is_cut_away = ((centres < 0) | (centres >= view.size)).any(-1)
+    place = np.array([0, 0, view.size, view.size], dtype=np.float32)
+    return cut_faces(faces, moved, place_xyxy=place)
+
+
+def cut_faces(
+    faces: Faces, moved_xyxy: NDArray[np.float32], *, place_xyxy: NDArray[np.float32]
+) -> Faces:
+    """The faces that are visible in a place (4,) of a picture, cut at its border.
+
+    moved_xyxy: (N, 4), where the faces are in that picture. A face whose centre is out of the
+    place, or that shows less than 4 px of height, is marked ignore.
+    """
+    low, high = place_xyxy[:2], place_xyxy[2:]
+    centres = (moved_xyxy[:, :2] + moved_xyxy[:, 2:]) / 2
+    boxes = np.clip(moved_xyxy, np.tile(low, 2), np.tile(high, 2))
+    is_cut_away = ((centres < low) | (centres >= high)).any(-1)
     is_small = box_heights(boxes) < SMALLEST_FACE_PX
     visible = box_areas(boxes) > 0
     return Faces(

@@ -21,6 +21,7 @@ from PIL import Image
 from data.boxes import box_areas, box_xywh_to_xyxy, clip_boxes
 from data.errors import UserError, unknown_name
 from data.files import sha256_of
+from data.mat_files import mat_tables
 from data.sample import ATTRIBUTES, Faces, Sample
 
 SPLITS = ("train", "val")
@@ -343,23 +344,9 @@ def _read_mat(path: Path) -> tuple[tuple[ListedImage, ...], tuple[str, ...]]:
     boxes (N, 4), and an (N, 1) array an attribute. An image without faces may have one row of
     zeros; like any zero-size box it stays, marked ignore.
     """
-    from scipy.io import loadmat  # slow to load, and few need it
-    from scipy.io.matlab import MatReadError
-
-    # What scipy raises for a file that is cut short, MATLAB 7.3's HDF5 or something else.
-    damaged = (MatReadError, OSError, ValueError, TypeError, IndexError, NotImplementedError)
-    try:
-        tables: dict[str, Any] = loadmat(path)
+    with mat_tables(path, "WIDER FACE annotation") as tables:
         missing = tuple(name for name in ATTRIBUTES if f"{name}_label_list" not in tables)
         return tuple(_mat_images(tables)), missing
-    except KeyError as error:
-        raise UserError(
-            f"{path} has no {error.args[0]}, so it is no WIDER FACE annotation; copy it anew"
-        ) from error
-    except damaged as error:
-        raise UserError(
-            f"{path} is no sound WIDER FACE annotation ({error}); copy it anew"
-        ) from error
 
 
 def _mat_images(tables: dict[str, Any]) -> Iterator[ListedImage]:

@@ -5,7 +5,6 @@ file a subset that lists the faces which count; every other face is ignored ther
 Shape letters: N faces of an image, C of them count in a subset.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.mat_files import mat_tables, unsound_mat
 
 SUBSETS = ("easy", "medium", "hard")
 
 _ANNOTATION = "wider_face_val.mat"
+_KIND = "WIDER FACE ground truth"
 _LARGEST = 1e6  # pixels: no image is that wide; refuses nan and infinity too
 
 
@@ -67,24 +68,14 @@ def read_ground_truth(folder: Path) -> dict[str, CountedFaces]:
     }
 
 
-def _damaged(path: Path, why: object) -> UserError:
-    return UserError(f"{path} is no sound WIDER FACE ground truth ({why}); copy it anew")
+def _damaged(path: Path, why: str) -> UserError:
+    return unsound_mat(path, _KIND, why)
 
 
 def _read(path: Path, table: str) -> Iterable[tuple[str, NDArray[Any]]]:
     """Names of the images and their arrays in a table, in the file's order."""
-    from scipy.io import loadmat  # slow to load, and few need it
-    from scipy.io.matlab import MatReadError
-
-    # What scipy raises for a file that is cut short, MATLAB 7.3's HDF5 or something else.
-    unsound = (MatReadError, OSError, ValueError, TypeError, IndexError, NotImplementedError)
-    try:
-        names = ("event_list", "file_list", table)
-        return list(_images(loadmat(path, variable_names=names), table))
-    except KeyError as error:
-        raise _damaged(path, f"it has no {error.args[0]}") from error
-    except (*unsound, AttributeError, OverflowError, zlib.error) as error:
-        raise _damaged(path, error) from error
+    with mat_tables(path, _KIND, names=("event_list", "file_list", table)) as tables:
+        return list(_images(tables, table))
 
 
 def _images(tables: dict[str, Any], table: str) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -1,15 +1,12 @@
 """What a format of annotations is, and how its files are written: whole or not at all."""
 
-import contextlib
-import errno
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data.annotations import AnnotatedImage, Listing
 from data.errors import UserError
+from data.files import whole_folder
 from data.progress import Progress
 
 
@@ -67,7 +64,7 @@ def write_labels(
         if path in owners:
             raise UserError(f"{one.name} and {owners[path]} would share {path}; rename one")
         owners[path] = one.name
-    with _whole_folder(target) as folder:
+    with whole_folder(target) as folder:
         for path, content in others.items():
             (folder / path).write_text(content, encoding="utf-8")
         for done, one in enumerate(images, start=1):
@@ -75,24 +72,3 @@ def write_labels(
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(text(one), encoding="utf-8")
             progress("write", done, len(images))
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes `target` when the block ends without an error."""
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"cannot write {target}: {error.strerror}; free some space or choose another folder"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -8,6 +8,7 @@ from data.crops import (
     View,
     Window,
     cut,
+    cut_faces,
     deployment_scale,
     draw_window,
     faces_in_view,
@@ -77,6 +78,28 @@ def test_ignored_faces_stay_ignored_and_attributes_stay_with_their_face() -> Non
     seen = faces_in_view(faces, View(1.0, (0.0, 0.0), 100))
     assert seen.attributes.tolist() == [[2] * 6]
     assert seen.ignore.tolist() == [True]
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (30, -7)])
+def test_faces_are_cut_the_same_wherever_their_place_is(shift: tuple[int, int]) -> None:
+    corners = np.random.default_rng(0).uniform(-40, 110, (200, 2))
+    sides = np.random.default_rng(1).uniform(1, 40, (200, 2))
+    faces = Faces.of(np.hstack([corners, corners + sides]))
+    seen = faces_in_view(faces, View(1.0, (0.0, 0.0), 100))
+    assert 0 < seen.ignore.sum() < len(seen) < len(faces)
+    by = np.array(shift * 2, dtype=np.float32)
+    place = np.array([0, 0, 100, 100], dtype=np.float32) + by
+    cut_there = cut_faces(faces, faces.boxes_xyxy + by, place_xyxy=place)
+    np.testing.assert_allclose(cut_there.boxes_xyxy - by, seen.boxes_xyxy, atol=1e-4)
+    assert cut_there.ignore.tolist() == seen.ignore.tolist()
+
+
+def test_a_place_need_not_be_square() -> None:
+    boxes = np.array([[10, 10, 30, 30], [25, 10, 45, 30], [10, 35, 30, 55]], dtype=np.float32)
+    place = np.array([20, 5, 60, 40], dtype=np.float32)
+    seen = cut_faces(Faces.of(boxes), boxes, place_xyxy=place)
+    assert seen.boxes_xyxy.tolist() == [[20, 10, 30, 30], [25, 10, 45, 30], [20, 35, 30, 40]]
+    assert seen.ignore.tolist() == [False, False, True]
 
 
 def test_mirroring_twice_changes_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from data.files import sha256_of, whole_file, write_json, write_text
+from data.files import sha256_of, whole_file, whole_folder, write_json, write_text
 
 
 def fail(target: Path, error: BaseException) -> None:
@@ -70,6 +70,69 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     assert target.read_text() == "after"
     assert list(target.parent.iterdir()) == [target]
     assert target.stat().st_mode & 0o777 == 0o644
+
+
+def fail_in_folder(target: Path, error: BaseException) -> None:
+    with whole_folder(target) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "part").write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt()])
+def test_an_error_leaves_no_folder(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        fail_in_folder(tmp_path / "x", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_folder_that_cannot_be_written_is_the_users_to_put_right(
+    tmp_path: Path, number: int
+) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*x: some cause; free some space"):
+        fail_in_folder(tmp_path / "x", OSError(number, "some cause"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_trouble_with_a_folder_is_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="some cause"):
+        fail_in_folder(tmp_path / "x", OSError(errno.EIO, "some cause"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["data.files.tempfile.mkdtemp", "pathlib.Path.replace"])
+def test_a_disk_that_is_full_before_or_after_a_folder_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(step, full)
+    with pytest.raises(UserError, match="No space left"), whole_folder(tmp_path / "x") as temporary:
+        (temporary / "part").write_text("whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "x"
+    with whole_folder(target) as temporary:
+        (temporary / "part").write_text("whole")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+    assert (target / "part").read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.mkdir()
+    (target / "mine").write_text("before")
+    with pytest.raises(OSError, match="not empty"), whole_folder(target) as temporary:
+        (temporary / "part").write_text("whole")
+    assert list(tmp_path.iterdir()) == [target]
+    assert (target / "mine").read_text() == "before"
 
 
 def test_json_and_text_come_back(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scipy.io import savemat
 from data.errors import UserError
 from data.sample import ATTRIBUTES
 from data.wider import Repairs, WiderSource
+from tests.data.damaged_mat import DAMAGES, compress
 
 WIDTH, HEIGHT = 40, 30
 
@@ -174,7 +175,19 @@ def test_a_damaged_mat_file_is_named(root: Path) -> None:
         with pytest.raises(UserError, match=r"wider_face_train\.mat is no sound"):
             WiderSource.open(root, "train")
     savemat(root / MAT, {"something": np.zeros(3)})
-    with pytest.raises(UserError, match=r"wider_face_train\.mat has no event_list"):
+    with pytest.raises(UserError, match=r"wider_face_train\.mat is no .*it has no event_list"):
+        WiderSource.open(root, "train")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_compressed_mat_file_is_named(root: Path, damage: str) -> None:
+    (root / TEXT).unlink()
+    path = root / MAT
+    write_mat(path)
+    compress(path)
+    assert len(WiderSource.open(root, "train")) == len(FACES)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(UserError, match=f"{path} is no sound WIDER FACE annotation"):
         WiderSource.open(root, "train")
 
 

@@ -10,6 +10,7 @@ from scipy.io import savemat
 
 from data.errors import UserError
 from data.wider_ground_truth import SUBSETS, read_ground_truth
+from tests.data.damaged_mat import DAMAGES, compress
 
 BOXES = {
     "0--Parade/a": [[1, 2, 30, 40], [50, 60, 7, 8], [5, 5, 0, 0]],
@@ -95,6 +96,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(folder: Path, file: str, content: bytes | None) -> None:
     path = folder / file
     path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(UserError, match=f"{path} is no sound WIDER FACE ground truth"):
+        read_ground_truth(folder)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_compressed_file_is_named(folder: Path, file: str, damage: str) -> None:
+    path = folder / file
+    compress(path)
+    assert len(read_ground_truth(folder)) == len(BOXES)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(UserError, match=f"{path} is no sound WIDER FACE ground truth"):
         read_ground_truth(folder)
 
