@@ -28,7 +28,7 @@ from nas.records import record_header
 from objectives.average_precision import LEAST_SCORE, NMS_IOU, Detections, evaluate_detections
 from objectives.coco_precision import coco_is_installed, coco_precision
 from objectives.wider_interval import wider_intervals
-from objectives.wider_protocol import wider_average_precision
+from objectives.wider_protocol import match_predictions, report_precision
 
 GROUND_TRUTH_FILES = tuple(f"wider_{part}_val.mat" for part in ("face", *SUBSETS))
 
@@ -157,11 +157,11 @@ def score_wider(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Results of the WIDER protocol, and the curves of its subsets.
 
-    rows, images: as in `wider_average_precision`. Each subset has `ap` (None where no face
+    rows, images: as in `match_predictions`. Each subset has `ap` (None where no face
     counts), `interval` (5th and 95th percentile when images are drawn again) and `faces`.
     """
-    report = wider_average_precision(truth, rows, images=images, progress=progress)
-    intervals = wider_intervals(truth, rows, images=images, seed=seed)
+    matches = match_predictions(truth, rows, images=images, progress=progress)
+    report, intervals = report_precision(matches), wider_intervals(matches, seed=seed)
     result: dict[str, Any] = {
         "scored": f"all {report.images:,} images of val"
         if report.images == len(truth)

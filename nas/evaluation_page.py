@@ -5,18 +5,13 @@ the page alone holds no picture of the data set.
 """
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from plotly.offline import get_plotlyjs
-
-from data.files import write_text
 from data.wider_ground_truth import SUBSETS
-from nas.report import PAGE as REPORT_PAGE
-from nas.report import _facts, _number, _script_json
+from nas.page_parts import facts_html, number_text, script_json, write_page
 from objectives.average_precision import STRATA
 from objectives.breakdown import ATTRIBUTE_VALUES, BEST_F1
 
@@ -34,15 +29,11 @@ def write_evaluation_page(path: Path, result: Json, curves: Json) -> None:
     """
     few, many = [point["name"] for point in result["points"]][:2]
     groups = result["groups"]
-    style = re.search("<style>(.*?)</style>", REPORT_PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    if style is None:
-        raise ValueError(f"{REPORT_PAGE} must hold a style, which this page shares")
     parts = {
         "title": html.escape(f"Evaluation of {'/'.join(Path(result['model']).parts[-2:])}"),
         "subtitle": html.escape(
             f"{result['data']} · image size: {result['image_size']} · {result['setting']}"
         ),
-        "style": style[1],
         "headline": _headline(result),
         "note": html.escape(result["wider_note"]),
         "points": _points(result["points"]),
@@ -56,14 +47,11 @@ def write_evaluation_page(path: Path, result: Json, curves: Json) -> None:
         if "event" in groups
         else "",
         "worst": _pictures(result["worst"]),
-        "setting": _facts({name: result[name] for name in SETTING}, ""),
-        "record": _facts({name: result[name] for name in RECORD}, ""),
-        "curves": _script_json(_curves(curves)),
-        "plotly": get_plotlyjs(),
+        "setting": facts_html({name: result[name] for name in SETTING}, ""),
+        "record": facts_html({name: result[name] for name in RECORD}, ""),
+        "curves": script_json(_curves(curves)),
     }
-    template = PAGE.read_text(encoding="utf-8")
-    # One pass over the template: what a part says is never taken for a mark.
-    write_text(path, re.sub("@([a-z]+)@", lambda mark: parts[mark[1]], template))
+    write_page(path, PAGE, parts)
 
 
 def _headline(result: Json) -> str:
@@ -73,7 +61,11 @@ def _headline(result: Json) -> str:
     ]
     cards.append((f"All faces, IoU {result['iou_threshold']}", result))
     texts = [
-        (title, _share(one["ap"]), f"{_between(one['interval'])}, {_number(one['faces'])} faces")
+        (
+            title,
+            _share(one["ap"]),
+            f"{_between(one['interval'])}, {number_text(one['faces'])} faces",
+        )
         for title, one in cards
     ]
     best = next(point for point in result["points"] if point["name"] == BEST_F1)
@@ -124,7 +116,7 @@ def _group_section(kind: str, groups: Json, points: tuple[str, str]) -> str:
     rows = [
         (
             _group_name(name),
-            _number(group["faces"]),
+            number_text(group["faces"]),
             _share(group["ap"]),
             *(f"{group['recall'][point]:.3f}" for point in points),
         )

@@ -6,16 +6,12 @@ again from the files of a study.
 """
 
 import html
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
-from data.files import write_text
+from nas.page_parts import facts_html, number_text, script_json, value_text, write_page
 from nas.pareto import hypervolume, pareto_front
 
 Row = Mapping[str, Any]
@@ -82,20 +78,12 @@ def write_report(path: Path, data: ReportData) -> None:
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
         "stages": _stages(data.stages),
         "fidelity": _fidelity(data.fidelity),
-        "audit": _facts(data.audit, "No audit was noted."),
-        "settings": _facts(data.settings, "No settings were noted."),
-        "record": _facts(data.record, "No record was noted."),
-        "figures": _script_json(_figures(data)),
-        "plotly": get_plotlyjs(),
+        "audit": facts_html(data.audit, "No audit was noted."),
+        "settings": facts_html(data.settings, "No settings were noted."),
+        "record": facts_html(data.record, "No record was noted."),
+        "figures": script_json(_figures(data)),
     }
-    template = PAGE.read_text(encoding="utf-8")
-    # One pass over the template: what a part says is never taken for a mark.
-    write_text(path, re.sub("@([a-z]+)@", lambda mark: parts[mark[1]], template))
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    write_page(path, PAGE, parts)
 
 
 def _subtitle(data: ReportData) -> str:
@@ -214,31 +202,9 @@ def _column_title(name: str) -> str:
 def _cell(name: str, value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     kind = "number" if is_number else "key" if name == "key" else "text"
-    order = "" if value is None else html.escape(repr(value) if is_number else _plain(value))
-    shown = _number(value * FACTORS.get(name, 1)) if is_number else _plain(value)
+    order = "" if value is None else html.escape(repr(value) if is_number else value_text(value))
+    shown = number_text(value * FACTORS.get(name, 1)) if is_number else value_text(value)
     return f'<td class="{kind}" data-order="{order}">{html.escape(shown)}</td>'
-
-
-def _facts(facts: Mapping[str, Any], when_empty: str) -> str:
-    """Names and values, nested ones flattened with a dot."""
-    rows = _flattened(facts, "")
-    if not rows:
-        return f'<p class="quiet">{html.escape(when_empty)}</p>'
-    cells = "".join(
-        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{html.escape(value)}</dd>"
-        for name, value in rows
-    )
-    return f"<dl>{cells}</dl>"
-
-
-def _flattened(facts: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            rows += _flattened(value, f"{prefix}{name} · ")
-        else:
-            rows.append((f"{prefix}{name}", _plain(value)))
-    return rows
 
 
 def _stages(stages: Sequence[tuple[str, float]]) -> str:
@@ -271,29 +237,12 @@ def _fidelity(fidelity: Mapping[str, Any]) -> str:
         f'<div class="scale"><i style="left:{percent(low)};width:{width}"></i>'
         f'<u style="left:{percent(tau)}"></u></div>'
         '<div class="ticks"><span>&minus;1, reversed</span><span>0, no relation</span>'
-        "<span>1, same order</span></div>" + (_facts(others, "") if others else "")
+        "<span>1, same order</span></div>" + (facts_html(others, "") if others else "")
     )
 
 
-def _plain(value: Any) -> str:
-    if value is None:
-        return "\u2013"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(one) for one in value)
-    return str(value)
-
-
-def _number(value: float) -> str:
-    """Whole numbers with thousands apart, others with about four digits."""
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
-    return f"{value:,.1f}".replace(",", "\u202f") if abs(value) >= 100 else f"{value:.4g}"
-
-
 def _with_unit(name: str, value: float) -> str:
-    return f"{_number(value * FACTORS.get(name, 1.0))} {UNITS[name]}"
+    return f"{number_text(value * FACTORS.get(name, 1.0))} {UNITS[name]}"
 
 
 def _duration(seconds: float) -> str:

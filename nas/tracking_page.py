@@ -4,18 +4,14 @@ It is written again and again while the training goes on, and reloads itself as 
 """
 
 import html
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
-from data.files import write_text
+from nas.page_parts import script_json, write_page
 
 Numbers = Mapping[str, float]
 
@@ -90,12 +86,9 @@ def write_tracking_page(
         "state": _state(is_running=refresh_seconds is not None),
         "cards": "".join(_card(*card) for card in _cards(state)),
         "examples": _examples(examples),
-        # No text in the data can end the script element it stands in.
-        "figures": json.dumps(_figures(state), allow_nan=False).replace("<", "\\u003c"),
-        "plotly": get_plotlyjs(),
+        "figures": script_json(_figures(state)),
     }
-    template = PAGE.read_text(encoding="utf-8")
-    write_text(path, re.sub("@([a-z]+)@", lambda mark: parts[mark[1]], template))
+    write_page(path, PAGE, parts)
 
 
 def _state(*, is_running: bool) -> str:

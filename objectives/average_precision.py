@@ -126,19 +126,21 @@ def evaluate_detections(
         raise ValueError(f"iou_threshold must be over 0 and at most 1, got {iou_threshold}")
     if resamples < 1:
         raise ValueError(f"resamples must be positive, got {resamples}")
-    pool = _pool(detections, faces, lowest_iou=min(iou_threshold, *SMOOTH_IOU_THRESHOLDS))
+    pool = pool_images(detections, faces, lowest_iou=min(iou_threshold, *SMOOTH_IOU_THRESHOLDS))
     if not len(pool.face_image):
         raise ValueError(f"faces must hold a face to be found, got none in {len(faces)} images")
 
-    verdict = _judge(pool, iou_threshold)
+    verdict = judge(pool, iou_threshold)
     images = len(faces)
     drawn = np.random.default_rng(seed).multinomial(
         images, np.full(images, 1 / images), size=resamples
     )
     low, high = np.nanpercentile(_ap(pool, verdict, drawn.T.astype(float)), [5, 95])
-    smooth = [_plain_ap(pool, _judge(pool, threshold)) for threshold in SMOOTH_IOU_THRESHOLDS]
+    smooth = [
+        average_precision(pool, judge(pool, threshold)) for threshold in SMOOTH_IOU_THRESHOLDS
+    ]
     return PrecisionReport(
-        ap=_plain_ap(pool, verdict),
+        ap=average_precision(pool, verdict),
         interval=(float(low), float(high)),
         smooth_ap=float(np.mean(smooth)),
         strata=_strata(pool, verdict),
@@ -150,7 +152,7 @@ def evaluate_detections(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
+class Pool:
     """Detections and wanted faces of all images in one row each, with their overlaps.
 
     rank: (D,) 0 for the highest score, equal for equal scores. ignored_iou: (D,) highest IoU
@@ -170,7 +172,7 @@ class _Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class Verdict:
     """What detections came to. face: (D,) the face found, or -1. mistake: (D,). wanted: (F,)."""
 
     face: Ints
@@ -183,14 +185,16 @@ class _Verdict:
         return (self.face >= 0) & self.wanted[self.face]
 
 
-def _pool(detections: Sequence[Detections], faces: Sequence[Faces], *, lowest_iou: float) -> _Pool:
+def pool_images(
+    detections: Sequence[Detections], faces: Sequence[Faces], *, lowest_iou: float
+) -> Pool:
     """Put all images together; pairs under the lowest IoU of interest are left out."""
     wanted = [one.boxes_xyxy[~one.ignore] for one in faces]
     found = [one.boxes_xyxy for one in detections]
     scores = np.concatenate([np.empty(0, np.float32), *(one.scores for one in detections)])
     rank = np.unique(-scores, return_inverse=True)[1]
     pairs, pair_iou = _pairs(found, wanted, rank, lowest_iou=lowest_iou)
-    return _Pool(
+    return Pool(
         rank=rank,
         image=np.repeat(np.arange(len(found)), [len(boxes) for boxes in found]),
         height=_joined([box_heights(boxes) for boxes in found]),
@@ -242,7 +246,7 @@ def _pairs(
     return pairs[order], pair_iou[order]
 
 
-def _judge(pool: _Pool, iou_threshold: float) -> _Verdict:
+def judge(pool: Pool, iou_threshold: float) -> Verdict:
     """Match greedily at one threshold; what is left over and not in an ignored region is wrong."""
     face = np.full(len(pool.rank), -1)
     taken: set[int] = set()
@@ -254,26 +258,27 @@ def _judge(pool: _Pool, iou_threshold: float) -> _Verdict:
             matched[detection] = target
     face[list(matched)] = list(matched.values())
     mistake = (face < 0) & (pool.ignored_iou < iou_threshold)
-    return _Verdict(face, mistake, np.ones(len(pool.face_image), bool))
+    return Verdict(face, mistake, np.ones(len(pool.face_image), bool))
 
 
-def _strata(pool: _Pool, verdict: _Verdict) -> dict[str, StratumPrecision]:
+def _strata(pool: Pool, verdict: Verdict) -> dict[str, StratumPrecision]:
     """AP of each band that holds faces."""
     result = {}
     for name, (low, high) in STRATA.items():
         wanted = (pool.face_height >= low) & (pool.face_height < high)
         mistake = verdict.mistake & (pool.height >= low) & (pool.height < high)
         if wanted.any():
-            ap = _plain_ap(pool, _Verdict(verdict.face, mistake, wanted))
+            ap = average_precision(pool, Verdict(verdict.face, mistake, wanted))
             result[name] = StratumPrecision(ap, int(wanted.sum()))
     return result
 
 
-def _plain_ap(pool: _Pool, verdict: _Verdict) -> float:
+def average_precision(pool: Pool, verdict: Verdict) -> float:
+    """Area under the precision envelope of one verdict, 0 to 1; NaN where no face is wanted."""
     return float(_ap(pool, verdict, np.ones((pool.images, 1)))[0])
 
 
-def _ap(pool: _Pool, verdict: _Verdict, weights: Floats) -> Floats:
+def _ap(pool: Pool, verdict: Verdict, weights: Floats) -> Floats:
     """AP when images count as often as `weights` says. (I, R) -> (R,); NaN without faces.
 
     The envelope can only change where a face is found, so mistakes are added to the next step

@@ -16,11 +16,11 @@ from objectives.average_precision import (
     Floats,
     Ints,
     Mask,
-    _judge,
-    _plain_ap,
-    _Pool,
-    _pool,
-    _Verdict,
+    Pool,
+    Verdict,
+    average_precision,
+    judge,
+    pool_images,
 )
 
 ATTRIBUTE_VALUES = {
@@ -53,8 +53,8 @@ class Matches:
     boxes_xyxy: NDArray[np.float32]
     face_boxes_xyxy: NDArray[np.float32]
     attributes: NDArray[np.uint8]
-    pool: _Pool
-    verdict: _Verdict
+    pool: Pool
+    verdict: Verdict
 
     @property
     def found_at(self) -> Floats:
@@ -73,7 +73,7 @@ def match_detections(
     Raises:
         ValueError: the lengths differ, or no face is wanted.
     """
-    pool = _pool(detections, faces, lowest_iou=iou_threshold)
+    pool = pool_images(detections, faces, lowest_iou=iou_threshold)
     if not len(pool.face_image):
         raise ValueError(f"faces must hold a face to be found, got none in {len(faces)} images")
     no_boxes = np.empty((0, 4), np.float32)
@@ -83,7 +83,7 @@ def match_detections(
         face_boxes_xyxy=np.concatenate([one.boxes_xyxy[~one.ignore] for one in faces]),
         attributes=np.concatenate([one.attributes[~one.ignore] for one in faces]),
         pool=pool,
-        verdict=_judge(pool, iou_threshold),
+        verdict=judge(pool, iou_threshold),
     )
 
 
@@ -221,10 +221,10 @@ def breakdown(
     for kind, name, wanted, near in _groups(matches, events):
         if not wanted.any():
             continue
-        verdict = _Verdict(matches.verdict.face, matches.verdict.mistake & near, wanted)
+        verdict = Verdict(matches.verdict.face, matches.verdict.mistake & near, wanted)
         result.setdefault(kind, {})[name] = GroupResult(
             faces=int(wanted.sum()),
-            ap=_plain_ap(matches.pool, verdict),
+            ap=average_precision(matches.pool, verdict),
             recall={
                 point.name: float((found_at[wanted] >= point.score).mean()) for point in points
             },

@@ -19,6 +19,7 @@ arXiv:2010.14246.
 """
 
 import heapq
+import sys
 from collections.abc import Collection
 from functools import cache
 
@@ -27,12 +28,15 @@ from search_spaces.architecture import Architecture
 
 FLOAT_BYTES = 4
 
+NO_LIMIT = sys.maxsize
 
-class _Order:
+
+class Order:
     """The choices that remain while a layer's operators are being put in an order.
 
     A set of operators that have run is an integer with their bits set; it settles which tensors
-    are in memory.
+    are in memory. By operator: `needs`, the set of its inputs; `readers`, what it is an input
+    of, and `reader_set`, the same as a set. `kept`: those whose outputs stay to the end.
     """
 
     def __init__(self, layer: Layer, kept: Collection[int]) -> None:
@@ -75,32 +79,52 @@ def best_order_peak(layer: Layer, *, kept: Collection[int] = (), floor: int = 0)
     """The least, over all orders, of the most numbers in memory at a time; at least `floor`.
 
     All inputs are there at the beginning; the outputs, and the operators `kept`, stay to the
-    end. Exact: sets are visited in the order of the peak that reaching them takes (Dijkstra's
+    end.
+    """
+    return search_orders(layer, kept=kept, floor=floor)[0]
+
+
+def search_orders(
+    layer: Layer,
+    *,
+    kept: Collection[int] = (),
+    floor: int = 0,
+    below: int = NO_LIMIT,
+    most_sets: int = NO_LIMIT,
+) -> tuple[int, int]:
+    """As `best_order_peak`, but `below` where no order needs less; and what no order avoids.
+
+    The two are equal, unless the search would have to look at more than `most_sets` sets of
+    operators: it is then given up, and the first is `below`.
+
+    Exact: sets are visited in the order of the peak that reaching them takes (Dijkstra's
     algorithm, with a maximum where it has a sum), starting from a bound that no order avoids. One
     rule cuts the search down: an operator that stays within the peak reached so far and leaves
     no more in memory than it found can as well run at once, for everything that could run before
     it can still run after it, in no more memory.
     """
-    order = _Order(layer, {*layer.outputs, *kept})
+    order = Order(layer, {*layer.outputs, *kept})
     ran = (1 << layer.inputs) - 1
     live = sum(operator.elements for operator in layer.operators[: layer.inputs])
     ready = tuple(t for t in range(layer.inputs, len(layer.operators)) if not order.needs[t] & ~ran)
-    bound = max(floor, live, least_working_set(layer))
-    queue = [(bound, 0, ran, live, ready)]
-    seen = set()
-    while True:
+    peak = max(floor, live, least_working_set(layer))
+    queue = [(peak, 0, ran, live, ready)]
+    seen: set[int] = set()
+    while queue and len(seen) < most_sets:
         peak, depth, ran, live, ready = heapq.heappop(queue)
         if ran == order.everything:
-            return peak
+            return peak, peak
         if ran in seen:
             continue
         seen.add(ran)
         steps = [(t, *order.step(ran, live, t)) for t in ready]
         free = [step for step in steps if step[1] <= peak and step[2] <= live]
         for t, during, after in free[:1] or steps:
-            then = ran | 1 << t
-            left = order.ready_after(then, ready, t)
-            heapq.heappush(queue, (max(peak, during), depth - 1, then, after, left))
+            if during < below:
+                then = ran | 1 << t
+                left = order.ready_after(then, ready, t)
+                heapq.heappush(queue, (max(peak, during), depth - 1, then, after, left))
+    return (below, peak) if queue else (below, below)
 
 
 @cache

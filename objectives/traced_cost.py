@@ -24,7 +24,6 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from objectives.cost import Cost, architecture_cost, count_macs_by_torch, count_parameters
-from objectives.memory import FLOAT_BYTES, _Order
+from objectives.memory import FLOAT_BYTES, Order, search_orders
 from objectives.operators import Layer, Operator, check_image_size
 from search_spaces.face_network import FaceNetwork
 from search_spaces.network import Detector
@@ -236,32 +235,9 @@ def best_peak(layer: Layer, *, most_sets: int = MOST_SETS) -> tuple[int, int]:
     Equal, unless the search would have to look at more than `most_sets` sets of operators.
     """
     peak, least = bottleneck_peak(layer)
-    return (peak, least) if peak == least else _search(layer, peak, least, most_sets=most_sets)
-
-
-def _search(layer: Layer, peak: int, least: int, *, most_sets: int) -> tuple[int, int]:
-    """As `objectives.memory.best_order_peak`, from `least` on, for what needs less than `peak`."""
-    order = _Order(layer, layer.outputs)
-    ran = (1 << layer.inputs) - 1
-    live = sum(operator.elements for operator in layer.operators[: layer.inputs])
-    ready = tuple(t for t in range(layer.inputs, len(layer.operators)) if not order.needs[t] & ~ran)
-    queue = [(least, 0, ran, live, ready)]
-    seen: set[int] = set()
-    while queue and len(seen) < most_sets:
-        least, depth, ran, live, ready = heappop(queue)
-        if ran == order.everything:
-            return least, least
-        if ran in seen:
-            continue
-        seen.add(ran)
-        steps = [(t, *order.step(ran, live, t)) for t in ready]
-        free = [step for step in steps if step[1] <= least and step[2] <= live]
-        for t, during, after in free[:1] or steps:
-            if during < peak:
-                then = ran | 1 << t
-                left = order.ready_after(then, ready, t)
-                heappush(queue, (max(least, during), depth - 1, then, after, left))
-    return (peak, least) if queue else (peak, peak)
+    if peak == least:
+        return peak, least
+    return search_orders(layer, floor=least, below=peak, most_sets=most_sets)
 
 
 def bottleneck_peak(layer: Layer) -> tuple[int, int]:
@@ -303,7 +279,7 @@ class _Cuts:
     """
 
     def __init__(self, layer: Layer) -> None:
-        self.order = _Order(layer, layer.outputs)
+        self.order = Order(layer, layer.outputs)
         self.count = n = len(layer.operators)
         self.edges = [(t, n + t, operator.elements) for t, operator in enumerate(layer.operators)]
         for t, readers in enumerate(self.order.readers):

@@ -84,17 +84,50 @@ class WiderReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pool:
-    """The detections and faces of all images, image after image.
+class Arrivals:
+    """Points of the curve at which one subset's P proposals and K faces that count come in.
 
-    scores: (D,). face: (D,) the face that a detection belongs to, -1 for none. judged: (D,) false
-    in images without annotation, whose detections are no proposals. counted: (F,) a subset.
+    proposed_at, proposal_image: (P,). found_at, face_image: (K,). POINTS stands for never.
     """
 
+    proposed_at: Ints
+    proposal_image: Ints
+    found_at: Ints
+    face_image: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WiderMatches:
+    """Which face each detection belongs to, image after image.
+
+    images: how many. scores, image: (D,). face: (D,) the face that a detection belongs to, -1 for
+    none. first_point: (D,) where on the curve it comes in, POINTS where it never does. judged:
+    (D,) false in images without annotation, whose detections are no proposals. face_image: (F,).
+    counted: (F,) by subset.
+    """
+
+    images: int
     scores: Floats
+    image: Ints
     face: Ints
+    first_point: Ints
     judged: Mask
+    face_image: Ints
     counted: dict[str, Mask]
+
+    def arrivals(self, subset: str) -> Arrivals:
+        """When the proposals of a subset come in, and when its faces are found."""
+        counted, belongs = self.counted[subset], self.face >= 0
+        proposed = self.judged & ~belongs
+        proposed[belongs] = counted[self.face[belongs]]
+        found_at = np.full(len(counted), POINTS)
+        np.minimum.at(found_at, self.face[belongs], self.first_point[belongs])
+        return Arrivals(
+            proposed_at=self.first_point[proposed],
+            proposal_image=self.image[proposed],
+            found_at=found_at[counted],
+            face_image=self.face_image[counted],
+        )
 
 
 def wider_average_precision(
@@ -104,7 +137,20 @@ def wider_average_precision(
     images: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> WiderReport:
-    """Score predictions: rows (N, 5) x, y, width, height, score of each image, in any order.
+    """Match predictions and score them: `match_predictions`, then `report_precision`."""
+    return report_precision(
+        match_predictions(ground_truth, predictions, images=images, progress=progress)
+    )
+
+
+def match_predictions(
+    ground_truth: Mapping[str, CountedFaces],
+    predictions: Mapping[str, Floats],
+    *,
+    images: Collection[str] | None = None,
+    progress: Progress = silent,
+) -> WiderMatches:
+    """Match predictions: rows (N, 5) x, y, width, height, score of each image, in any order.
 
     images: names of those scored, all of the ground truth if None. Only their faces and
     detections count, and only their scores are stretched; predictions of others are left aside.
@@ -117,24 +163,36 @@ def wider_average_precision(
     """
     names = sorted(ground_truth if images is None else set(images))
     _check(names, ground_truth, predictions)
-    pool = _pool(
-        [ground_truth[name] for name in names],
-        [predictions[name] for name in names],
-        progress,
+    faces, rows = [ground_truth[name] for name in names], [predictions[name] for name in names]
+    face_counts = [len(one.boxes_xywh) for one in faces]
+    row_counts = [len(one) for one in rows]
+    scores = np.concatenate([one[:, 4] for one in rows])
+    return WiderMatches(
+        images=len(names),
+        scores=scores,
+        image=np.repeat(np.arange(len(names)), row_counts),
+        face=_faces_of_detections(faces, rows, progress),
+        first_point=_first_points(scores),
+        judged=np.repeat(np.array(face_counts) > 0, row_counts),
+        face_image=np.repeat(np.arange(len(names)), face_counts),
+        counted={
+            subset: np.concatenate([_mask(one, subset) for one in faces]) for subset in SUBSETS
+        },
     )
-    first_points = _first_points(pool.scores)
-    easy, medium, hard = (
-        _subset_precision(pool, pool.counted[subset], first_points) for subset in SUBSETS
-    )
-    found = len(pool.scores)
+
+
+def report_precision(matches: WiderMatches) -> WiderReport:
+    """Score what was matched, on all three subsets."""
+    easy, medium, hard = (_subset_precision(matches.arrivals(subset)) for subset in SUBSETS)
+    found = len(matches.scores)
     return WiderReport(
         easy=easy,
         medium=medium,
         hard=hard,
-        images=len(names),
+        images=matches.images,
         detections=found,
-        lowest_score=float(pool.scores.min()) if found else None,
-        highest_score=float(pool.scores.max()) if found else None,
+        lowest_score=float(matches.scores.min()) if found else None,
+        highest_score=float(matches.scores.max()) if found else None,
     )
 
 
@@ -143,7 +201,7 @@ def _check(
     ground_truth: Mapping[str, CountedFaces],
     predictions: Mapping[str, Floats],
 ) -> None:
-    """Refuse what cannot be scored; see `wider_average_precision`."""
+    """Refuse what cannot be scored; see `match_predictions`."""
     unknown = sorted(predictions.keys() - ground_truth.keys())
     if unknown:
         raise UserError(
@@ -168,22 +226,18 @@ def _check(
             raise ValueError(f"predictions must be finite (N, 5), got {rows.shape} for {name}")
 
 
-def _pool(faces: Sequence[CountedFaces], rows: Sequence[Floats], progress: Progress) -> _Pool:
-    """One entry an image of each, as in `wider_average_precision`."""
-    face, judged, first_face = [], [], 0
+def _faces_of_detections(
+    faces: Sequence[CountedFaces], rows: Sequence[Floats], progress: Progress
+) -> Ints:
+    """(D,) the face that each detection belongs to, -1 for none. One entry an image of each."""
+    parts, first_face = [], 0
     for done, (one, found) in enumerate(zip(faces, rows, strict=True)):
         progress("matching detections to faces", done, len(faces))
         own = _belonging(found, one.boxes_xywh)
-        face.append(np.where(own >= 0, own + first_face, -1))
-        judged.append(np.full(len(found), len(one.boxes_xywh) > 0))
+        parts.append(np.where(own >= 0, own + first_face, -1))
         first_face += len(one.boxes_xywh)
     progress("matching detections to faces", len(faces), len(faces))
-    return _Pool(
-        np.concatenate([found[:, 4] for found in rows]),
-        np.concatenate(face),
-        np.concatenate(judged),
-        {subset: np.concatenate([_mask(one, subset) for one in faces]) for subset in SUBSETS},
-    )
+    return np.concatenate(parts)
 
 
 def _mask(faces: CountedFaces, subset: str) -> Mask:
@@ -232,16 +286,9 @@ def _first_points(scores: Floats) -> Ints:
     return np.asarray(POINTS - np.searchsorted(CURVE_SCORES[::-1], stretched, side="right"))
 
 
-def _subset_precision(pool: _Pool, counted: Mask, first_points: Ints) -> SubsetPrecision:
-    """counted: (F,). first_points: (D,)."""
-    belongs = pool.face >= 0
-    proposed = pool.judged & ~belongs
-    proposed[belongs] = counted[pool.face[belongs]]
-    found_at = np.full(len(counted), POINTS)
-    np.minimum.at(found_at, pool.face[belongs], first_points[belongs])
-
-    proposals, found = _counts(first_points[proposed]), _counts(found_at[counted])
-    faces = int(counted.sum())
+def _subset_precision(arrivals: Arrivals) -> SubsetPrecision:
+    proposals, found = _counts(arrivals.proposed_at), _counts(arrivals.found_at)
+    faces = len(arrivals.found_at)
     precision, recall = found / np.maximum(proposals, 1), found / max(faces, 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     ap = float((np.diff(recall, prepend=0.0) * envelope).sum())

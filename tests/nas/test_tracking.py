@@ -172,7 +172,7 @@ class Clock:
 
 @pytest.fixture
 def _small_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.tracking_page.get_plotlyjs", lambda: "")
+    monkeypatch.setattr("nas.page_parts.get_plotlyjs", lambda: "")
 
 
 def page_in(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from data.wider_ground_truth import CountedFaces
 from objectives.wider_interval import wider_intervals
-from objectives.wider_protocol import wider_average_precision
+from objectives.wider_protocol import match_predictions, report_precision, wider_average_precision
 from tests.objectives.test_wider_protocol import FACE, NOWHERE, image, random_case, rows
 
 
@@ -34,7 +33,7 @@ def test_one_drawing_equals_the_protocol_on_it(seed: int) -> None:
     truth, found = random_case(seed, images=8)
     found = with_ends(found)
     counts = np.random.default_rng(seed).multinomial(8, np.full(8, 1 / 8), size=1)[0]
-    intervals = wider_intervals(truth, found, seed=seed, resamples=1)
+    intervals = wider_intervals(match_predictions(truth, found), seed=seed, resamples=1)
     for subset, ap in drawn_again(truth, found, counts).items():
         interval = intervals[subset]
         assert (ap is None) == (interval is None)
@@ -46,8 +45,8 @@ def test_the_interval_holds_the_result_and_narrows_with_more_images() -> None:
     widths = []
     for images in (10, 160):
         truth, found = random_case(3, images=images)
-        ap = wider_average_precision(truth, found).hard.ap
-        interval = wider_intervals(truth, found)["hard"]
+        matches = match_predictions(truth, found)
+        ap, interval = report_precision(matches).hard.ap, wider_intervals(matches)["hard"]
         assert ap is not None
         assert interval is not None
         assert interval[0] < ap < interval[1]
@@ -58,35 +57,35 @@ def test_the_interval_holds_the_result_and_narrows_with_more_images() -> None:
 def test_images_that_are_all_alike_have_no_width() -> None:
     truth = {f"e/{i}.jpg": image(FACE, counted=(0,)) for i in range(5)}
     found = {name: rows((*FACE, 0.5), (*NOWHERE, 1.0), (*NOWHERE, 0.0)) for name in truth}
-    assert wider_intervals(truth, found)["easy"] == pytest.approx((0.5, 0.5))
+    assert wider_intervals(match_predictions(truth, found))["easy"] == pytest.approx((0.5, 0.5))
 
 
 def test_a_part_is_drawn_from_itself() -> None:
     truth, found = random_case(4, images=10)
     part = sorted(truth)[::2]
-    alone = wider_intervals({n: truth[n] for n in part}, {n: found[n] for n in part})
-    assert wider_intervals(truth, found, images=part) == alone
+    alone = match_predictions({n: truth[n] for n in part}, {n: found[n] for n in part})
+    matches = match_predictions(truth, found, images=part)
+    assert wider_intervals(matches) == wider_intervals(alone)
 
 
 def test_equal_seeds_give_equal_intervals() -> None:
-    case = random_case(5, images=12)
-    assert wider_intervals(*case, seed=1) == wider_intervals(*case, seed=1)
-    assert wider_intervals(*case, seed=1) != wider_intervals(*case, seed=2)
+    matches = match_predictions(*random_case(5, images=12))
+    assert wider_intervals(matches, seed=1) == wider_intervals(matches, seed=1)
+    assert wider_intervals(matches, seed=1) != wider_intervals(matches, seed=2)
 
 
 def test_a_subset_without_faces_has_no_interval() -> None:
     found = {"e/a.jpg": rows((*FACE, 1.0))}
-    assert wider_intervals({"e/a.jpg": image(FACE)}, found)["easy"] is None
+    matches = match_predictions({"e/a.jpg": image(FACE)}, found)
+    assert wider_intervals(matches)["easy"] is None
 
 
 def test_nothing_found_is_zero() -> None:
     truth = {"e/a.jpg": image(FACE, counted=(0,))}
-    assert wider_intervals(truth, {"e/a.jpg": rows()})["hard"] == (0, 0)
+    assert wider_intervals(match_predictions(truth, {"e/a.jpg": rows()}))["hard"] == (0, 0)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
-    truth = {"e/a.jpg": image(FACE, counted=(0,))}
-    with pytest.raises(UserError, match="have no predictions"):
-        wider_intervals(truth, {})
+def test_no_drawing_at_all_is_refused() -> None:
+    matches = match_predictions({"e/a.jpg": image(FACE, counted=(0,))}, {"e/a.jpg": rows()})
     with pytest.raises(ValueError, match="resamples must be positive"):
-        wider_intervals(truth, {"e/a.jpg": rows()}, resamples=0)
+        wider_intervals(matches, resamples=0)
