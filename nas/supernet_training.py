@@ -46,7 +46,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE, Space
 from search_spaces.supernet import Supernet
 
-RECIPE = 3
+RECIPE = 4
 """Part of a supernet's hash: raise it when the same settings would train other weights."""
 
 POOL_SIZE = 1024

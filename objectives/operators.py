@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from search_spaces.architecture import STAGE_STRIDES, Architecture, Head, Stage
 from search_spaces.attention import bottleneck_width
-from search_spaces.blocks import HEAD_CHANNELS
+from search_spaces.blocks import GROUP_CHANNELS, HEAD_CHANNELS
 from search_spaces.heads import CODE_CHANNELS
+from search_spaces.necks import ATTENTION_KERNEL_SIZE
 
 LARGEST_STRIDE = STAGE_STRIDES[-1]
 PLAIN, BIAS, NORM = 0, 1, 2
@@ -113,19 +114,32 @@ class _Graph:
     ) -> FeatureMap:
         """An operator with an output of x's size; smaller inputs are spread over it."""
         reads = (x, *others)
-        elements = self.operators[x.position].elements
+        elements = x.channels * x.height * x.width
         overwrites = tuple(
             y.position for y in reads if self.operators[y.position].elements == elements
         )
-        inputs = tuple(y.position for y in reads)
+        inputs = tuple(dict.fromkeys(y.position for y in reads))
         self.operators.append(Operator(name, inputs, elements, params, 0, overwrites))
         return FeatureMap(len(self.operators) - 1, x.channels, x.height, x.width)
 
     def convolution(
         self, x: FeatureMap, channels: int, kernel_size: int = 1, *, stride: int = 1, beside: int
     ) -> FeatureMap:
+        return self.grouped(x, channels, kernel_size, x.channels, stride=stride, beside=beside)
+
+    def grouped(
+        self,
+        x: FeatureMap,
+        channels: int,
+        kernel_size: int,
+        group: int,
+        *,
+        stride: int = 1,
+        beside: int,
+    ) -> FeatureMap:
+        """A convolution whose every output reads `group` channels."""
         height, width = -(-x.height // stride), -(-x.width // stride)
-        kernels = x.channels * channels * kernel_size**2
+        kernels = group * channels * kernel_size**2
         return self.make(
             f"convolution {kernel_size}x{kernel_size}",
             (x,),
@@ -134,16 +148,10 @@ class _Graph:
             macs=kernels * height * width,
         )
 
-    def depthwise(self, x: FeatureMap, kernel_size: int, *, stride: int = 1) -> FeatureMap:
-        height, width = -(-x.height // stride), -(-x.width // stride)
-        kernels = x.channels * kernel_size**2
-        return self.make(
-            f"depthwise convolution {kernel_size}x{kernel_size}",
-            (x,),
-            (x.channels, height, width),
-            params=kernels + NORM * x.channels,
-            macs=kernels * height * width,
-        )
+    def depthwise(
+        self, x: FeatureMap, kernel_size: int, *, stride: int = 1, beside: int = NORM
+    ) -> FeatureMap:
+        return self.grouped(x, x.channels, kernel_size, 1, stride=stride, beside=beside)
 
     def enlarge(self, x: FeatureMap) -> FeatureMap:
         return self.make("enlarge", (x,), (x.channels, 2 * x.height, 2 * x.width))
@@ -173,7 +181,11 @@ class _Block(NamedTuple):
 def _depthwise_separable(
     graph: _Graph, x: FeatureMap, c_out: int, kernel_size: int = 3, *, stride: int = 1
 ) -> FeatureMap:
-    return graph.convolution(graph.depthwise(x, kernel_size, stride=stride), c_out, beside=NORM)
+    if stride == 1:
+        mixed = graph.convolution(x, c_out, beside=PLAIN)
+        return graph.depthwise(mixed, kernel_size)
+    filtered = graph.depthwise(x, kernel_size, stride=stride, beside=PLAIN)
+    return graph.convolution(filtered, c_out, beside=NORM)
 
 
 def _with_residual(graph: _Graph, x: FeatureMap, y: FeatureMap, *, stride: int) -> FeatureMap:
@@ -182,7 +194,7 @@ def _with_residual(graph: _Graph, x: FeatureMap, y: FeatureMap, *, stride: int) 
 
 
 def _inverted_residual(graph: _Graph, x: FeatureMap, block: _Block) -> FeatureMap:
-    wide = graph.convolution(x, x.channels * block.expand_ratio, beside=NORM)
+    wide = graph.convolution(x, x.channels * block.expand_ratio, beside=PLAIN)
     filtered = graph.depthwise(wide, block.kernel_size, stride=block.stride)
     y = graph.convolution(filtered, block.c_out, beside=NORM)
     return _with_residual(graph, x, y, stride=block.stride)
@@ -219,11 +231,29 @@ def _linear_attention_block(graph: _Graph, x: FeatureMap, block: _Block) -> Feat
     return _inverted_residual(graph, x, block._replace(stride=1))
 
 
+def _partial_attention(graph: _Graph, x: FeatureMap, attended: int) -> FeatureMap:
+    if attended == x.channels:
+        return graph.elementwise("add", x, _linear_attention(graph, x))
+    part = replace(x, channels=attended)
+    part = graph.elementwise("add", _linear_attention(graph, part), part)
+    return graph.make("concatenate", (part, x), (x.channels, x.height, x.width))
+
+
+def _ultra_efficient_layer(graph: _Graph, x: FeatureMap, block: _Block) -> FeatureMap:
+    if block.stride != 1 or x.channels != block.c_out:
+        x = _depthwise_block(graph, x, block)
+    x = graph.elementwise("add", x, graph.depthwise(x, block.kernel_size))
+    x = _partial_attention(graph, x, HEAD_CHANNELS)
+    hidden = graph.convolution(x, x.channels // 2, beside=NORM)
+    return graph.elementwise("add", x, graph.convolution(hidden, x.channels, beside=NORM))
+
+
 BLOCK_OPERATORS: dict[str, Callable[[_Graph, FeatureMap, _Block], FeatureMap]] = {
     "depthwise": _depthwise_block,
     "inverted": _inverted_residual,
     "linear_attention": _linear_attention_block,
     "residual": _residual_block,
+    "ultra_efficient": _ultra_efficient_layer,
 }
 """The operators of every block in `search_spaces.blocks.BLOCKS`."""
 
@@ -278,12 +308,38 @@ def _coordinate_attention(graph: _Graph, x: FeatureMap) -> FeatureMap:
     return graph.elementwise("multiply", graph.elementwise("multiply", x, by_row), by_column)
 
 
+def _cbam_plus(graph: _Graph, x: FeatureMap) -> FeatureMap:
+    pools = graph.pool("mean", x), graph.pool("maximum", x)
+    pooled = graph.make("concatenate", pools, (2, x.channels, 1))
+    macs = 2 * 3 * x.channels
+    shape = (x.channels, 1, 1)
+    gate = graph.make("convolution of 3 channels", (pooled,), shape, params=7, macs=macs)
+    x = graph.elementwise("multiply", x, gate)
+    plane = (1, x.height, x.width)
+    maps = graph.make("mean of channels", (x,), plane), graph.make("maximum", (x,), plane)
+    both = graph.make("concatenate", maps, (2, x.height, x.width))
+    return graph.elementwise("multiply", x, graph.convolution(both, 1, 3, beside=BIAS))
+
+
+def _dynamic_channel_attention(graph: _Graph, x: FeatureMap) -> FeatureMap:
+    hidden = max(bottleneck_width(x.channels), x.channels // 2)
+    of_mean = graph.convolution(graph.pool("mean", x), hidden, beside=BIAS)
+    of_peak = graph.convolution(graph.pool("maximum", x), hidden, beside=PLAIN)
+    squeezed = graph.elementwise("add", of_mean, of_peak)
+    first, second = (graph.convolution(squeezed, x.channels, beside=BIAS) for _ in range(2))
+    choice = graph.convolution(x, 1, beside=BIAS)
+    gates = graph.make("blend", (second, first, choice), (x.channels, x.height, x.width))
+    return graph.elementwise("multiply", x, gates)
+
+
 ATTENTION_OPERATORS: dict[str, Callable[[_Graph, FeatureMap], FeatureMap]] = {
     "none": lambda _graph, x: x,
     "se": _squeeze_excitation,
     "eca": _efficient_channel_attention,
     "cbam": _convolutional_block_attention,
+    "cbam_plus": _cbam_plus,
     "coordinate": _coordinate_attention,
+    "dynamic": _dynamic_channel_attention,
 }
 """The operators of every variant in `search_spaces.attention.ATTENTION`."""
 
@@ -325,12 +381,68 @@ def _bidirectional(graph: _Graph, levels: list[FeatureMap]) -> list[FeatureMap]:
     return [z8, z16, _smooth_sum(graph, x32, graph.halve(z16))]
 
 
+def _cross_scale_attention(graph: _Graph, levels: list[FeatureMap]) -> list[FeatureMap]:
+    positions = sum(x.height * x.width for x in levels)
+    channels = levels[0].channels
+    row = graph.make("concatenate", levels, (channels, positions, 1))
+    joined = _partial_attention(graph, row, HEAD_CHANNELS)
+    return [replace(x, position=joined.position) for x in levels]
+
+
+def _adaptive_sum(graph: _Graph, *terms: FeatureMap) -> FeatureMap:
+    """Each term by its share at each position, one added to the next, and the smoothing."""
+    height, width = terms[0].height, terms[0].width
+    scores = [graph.convolution(term, 1, beside=BIAS) for term in terms]
+    scored = graph.make("concatenate", scores, (len(terms), height, width))
+    shares = graph.make("softmax", (scored,), (len(terms), height, width))
+    share = replace(shares, channels=1)
+    total = graph.elementwise("multiply", terms[0], share)
+    for term in terms[1:]:
+        total = graph.elementwise("add", total, graph.elementwise("multiply", term, share))
+    return _depthwise_separable(graph, total, total.channels, ATTENTION_KERNEL_SIZE)
+
+
+def _pyramid_attention(graph: _Graph, levels: list[FeatureMap]) -> list[FeatureMap]:
+    x8, x16, x32 = _cross_scale_attention(graph, levels)
+    y16 = _adaptive_sum(graph, x16, graph.enlarge(x32))
+    z8 = _adaptive_sum(graph, x8, graph.enlarge(y16))
+    z16 = _adaptive_sum(graph, x16, y16, graph.halve(z8))
+    return [z8, z16, _adaptive_sum(graph, x32, graph.halve(z16))]
+
+
 CELL_OPERATORS: dict[str, Callable[[_Graph, list[FeatureMap]], list[FeatureMap]]] = {
     "fpn": _feature_pyramid,
     "pan": _path_aggregation,
     "bifpn": _bidirectional,
+    "pyramid_attention": _pyramid_attention,
 }
 """The operators of every cell in `search_spaces.necks.CELLS`."""
+
+
+# Layers of a tower: as in search_spaces.heads.
+
+
+def _grouped_convolution(graph: _Graph, x: FeatureMap, c_out: int) -> FeatureMap:
+    mixed = graph.convolution(x, c_out, beside=PLAIN)
+    return graph.grouped(mixed, c_out, 3, GROUP_CHANNELS, beside=NORM)
+
+
+def _context_module(graph: _Graph, x: FeatureMap, c_out: int) -> FeatureMap:
+    quarter = c_out // 4
+    window3 = graph.convolution(x, 2 * quarter, 3, beside=NORM)
+    hidden = graph.convolution(x, quarter, 3, beside=NORM)
+    window5 = graph.convolution(hidden, quarter, 3, beside=NORM)
+    deeper = graph.convolution(hidden, quarter, 3, beside=NORM)
+    window7 = graph.convolution(deeper, quarter, 3, beside=NORM)
+    return graph.make("concatenate", (window3, window5, window7), (c_out, x.height, x.width))
+
+
+TOWER_OPERATORS: dict[str, Callable[[_Graph, FeatureMap, int], FeatureMap]] = {
+    "depthwise": _depthwise_separable,
+    "grouped": _grouped_convolution,
+    "context": _context_module,
+}
+"""The operators of every layer in `search_spaces.heads.HEAD_LAYERS`."""
 
 
 # Layers: made once, then looked up.
@@ -396,7 +508,7 @@ def _tower_layers(c_in: int, head: Head, image_size: int) -> tuple[Layer, ...]:
         graph = _Graph()
         x = graph.input(c_in, image_size // stride)
         for _ in range(head.depth):
-            x = _depthwise_separable(graph, x, head.width)
+            x = TOWER_OPERATORS[head.layer](graph, x, head.width)
         x = ATTENTION_OPERATORS[head.attention](graph, x)
         x = graph.convolution(x, CODE_CHANNELS, beside=BIAS)
         if layers and head.sharing == "shared":

@@ -9,8 +9,10 @@ from search_spaces.blocks import BLOCKS, EXPANDING, HEAD_CHANNELS
 STAGE_STRIDES = (8, 16, 32)
 """Strides of the three stages, and so of the levels that the head looks at."""
 
-NECKS = ("fpn", "pan", "bifpn")
+NECKS = ("fpn", "pan", "bifpn", "pyramid_attention")
 SHARING = ("shared", "per_level")
+TOWER_LAYERS = ("depthwise", "grouped", "context")
+NO_LAYER = "none"
 
 
 def _require(condition: bool, rule: str, value: object) -> None:  # noqa: FBT001
@@ -71,12 +73,13 @@ class Neck:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """`depth` depthwise separable layers, an attention, and the 1x1 that predicts.
+    """`depth` equal layers, an attention, and the 1x1 that predicts.
 
-    With depth 0 there is no layer to have a width: `width` is then 0.
+    With depth 0 there is no layer: `layer` is then "none" and `width` 0.
     """
 
     sharing: str
+    layer: str
     depth: int
     width: int
     attention: str
@@ -89,6 +92,8 @@ class Head:
             self.attention,
         )
         _require(self.depth >= 0, "depth must not be negative", self.depth)
+        layers = TOWER_LAYERS if self.depth else (NO_LAYER,)
+        _require(self.layer in layers, f"layer must be one of {layers}", self.layer)
         _require(
             (self.width > 0) == (self.depth > 0) and self.width >= 0,
             "width must be positive, or 0 at depth 0",
@@ -99,8 +104,8 @@ class Head:
 _KEY = re.compile(
     r"stem(?P<stem_width>\d+)x(?P<stem_depth>\d+)"
     r"_(?P<stages>\w+\.\d+x\d+k\d+e\d+\.\w+-\w+\.\d+x\d+k\d+e\d+\.\w+-\w+\.\d+x\d+k\d+e\d+\.\w+)"
-    r"_(?P<neck>\w+)\.(?P<neck_width>\d+)x(?P<repeats>\d+)"
-    r"_(?P<sharing>shared|per_level)\.(?P<head_width>\d+)x(?P<head_depth>\d+)\.(?P<head_attention>\w+)"
+    rf"_(?P<neck>{'|'.join(NECKS)})\.(?P<neck_width>\d+)x(?P<repeats>\d+)"
+    r"_(?P<sharing>shared|per_level)\.(?P<layer>\w+)\.(?P<head_width>\d+)x(?P<head_depth>\d+)\.(?P<head_attention>\w+)"
 )
 _STAGE = re.compile(
     r"(?P<block>\w+)\.(?P<width>\d+)x(?P<depth>\d+)k(?P<kernel_size>\d+)e(?P<expand_ratio>\d+)"
@@ -145,7 +150,8 @@ class Architecture:
         return (
             f"stem{self.stem_width}x{self.stem_depth}_{stages}"
             f"_{self.neck.kind}.{self.neck.width}x{self.neck.repeats}"
-            f"_{self.head.sharing}.{self.head.width}x{self.head.depth}.{self.head.attention}"
+            f"_{self.head.sharing}.{self.head.layer}"
+            f".{self.head.width}x{self.head.depth}.{self.head.attention}"
         )
 
     @classmethod
@@ -180,6 +186,7 @@ class Architecture:
             neck=Neck(match["neck"], int(match["neck_width"]), int(match["repeats"])),
             head=Head(
                 match["sharing"],
+                match["layer"],
                 int(match["head_depth"]),
                 int(match["head_width"]),
                 match["head_attention"],

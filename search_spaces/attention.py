@@ -98,11 +98,71 @@ class CoordinateAttention(nn.Module):
         return x * by_row * by_column
 
 
+class DynamicChannelAttention(nn.Module):
+    """Two weighings of the channels, and at each position a share of each.
+
+    The means and the maxima of all channels lead, over `hidden` channels, to two gates; a 1x1
+    convolution says at each position how much of the first applies and how much of the second.
+    Squeeze-and-excitation weighs a face's channels like its background's; this can tell them
+    apart.
+
+    hidden: half the channels if not said.
+
+    Shape: (B, C, H, W) -> the same. A map cut to fewer channels uses the first weights.
+
+    Source: the squeeze of CBAM, arXiv:1807.06521, equation 2; the choice between weighings by
+    the input, of Dynamic Convolution, arXiv:1912.03458, section 3, here made for each position
+    and of gates instead of kernels.
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or max(bottleneck_width(channels), channels // 2)
+        self.squeeze_mean = nn.Conv2d(channels, hidden, 1)
+        self.squeeze_peak = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.excite_first = nn.Conv2d(hidden, channels, 1)
+        self.excite_second = nn.Conv2d(hidden, channels, 1)
+        self.choose = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        hidden = functional.relu(self.squeeze_mean(mean) + self.squeeze_peak(peak))
+        first = torch.sigmoid(self.excite_first(hidden))
+        second = torch.sigmoid(self.excite_second(hidden))
+        return x * torch.lerp(second, first, torch.sigmoid(self.choose(x)))
+
+
+class CbamPlus(nn.Module):
+    """Weigh each channel by its and its neighbours' means and maxima, then each position likewise.
+
+    Two changes make CBAM (Woo et al., arXiv:1807.06521) lighter. Its channel gate, two layers of
+    channels * hidden weights, becomes a 1-D convolution over neighbouring channels, which ECA-Net
+    (Wang et al., arXiv:1910.03151) finds no worse than layers that narrow the channels.
+    Its 7x7 spatial kernel becomes a 3x3 one that looks at every third pixel of the same window.
+    Together 26 weights at any width; CBAM has 2,146 at 64 channels.
+
+    Shape: (B, C, H, W) -> the same. A map cut to fewer channels uses the same weights.
+    """
+
+    def __init__(self, channels: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.mix = nn.Conv1d(2, 1, 3, padding=1)
+        self.spatial = nn.Conv2d(2, 1, 3, padding=3, dilation=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
+        x = x * torch.sigmoid(self.mix(pooled)).transpose(1, 2).unsqueeze(3)
+        maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.spatial(maps))
+
+
 ATTENTION: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda _channels: nn.Identity(),
     "se": SqueezeExcitation,
     "eca": EfficientChannelAttention,
     "cbam": ConvolutionalBlockAttention,
+    "cbam_plus": CbamPlus,
     "coordinate": CoordinateAttention,
+    "dynamic": DynamicChannelAttention,
 }
 """Every attention variant by the name its gene uses; called with the number of channels."""

@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, H height, W width, G attention heads, D chan
 Every block maps (B, c_in, H, W) to (B, c_out, ceil(H / stride), ceil(W / stride)).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,6 +15,9 @@ from torch.nn import functional
 HEAD_CHANNELS = 16
 """Channels of one head of linear attention; block widths are multiples of it."""
 
+GROUP_CHANNELS = 16
+"""Channels of one group of a grouped convolution."""
+
 
 def conv_norm_act(
     c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
@@ -23,15 +27,19 @@ def conv_norm_act(
     Raises:
         ValueError: the kernel is even (it has no centre) or the stride is not 1 or 2.
     """
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
-    if stride not in (1, 2):
-        raise ValueError(f"stride must be 1 or 2, got {stride}")
+    _check_window(kernel_size, stride)
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(c_out),
         nn.ReLU(inplace=True),
     )
+
+
+def _check_window(kernel_size: int, stride: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride must be 1 or 2, got {stride}")
 
 
 def conv_norm(c_in: int, c_out: int) -> nn.Sequential:
@@ -40,19 +48,56 @@ def conv_norm(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class DepthwiseSeparable(nn.Module):
-    """Filter each channel with a kxk, then mix the channels with a 1x1.
+    """A 1x1 that mixes the channels and a kxk that filters each, with nothing between the two.
 
-    Source: Howard et al., MobileNets, arXiv:1704.04861, figure 3.
+    At stride 1 mixing comes first; at stride 2 filtering does, which leaves the 1x1 a quarter of
+    the positions.
+
+    Source: the unit of YuNet, doi 10.1007/s11633-023-1423-y, figure 2. The pair of MobileNets
+    (Howard et al., arXiv:1704.04861, figure 3) has a batch norm and a ReLU between the two: in
+    700 steps on real crops the same network then came to a hard AP of 0.004 instead of 0.117,
+    with the batch norm alone 0.020.
     """
 
     def __init__(self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
-        self.filter = conv_norm_act(c_in, c_in, kernel_size, stride=stride, groups=c_in)
-        self.mix = conv_norm_act(c_in, c_out, 1)
+        _check_window(kernel_size, stride)
+        self.mixes_first = stride == 1
+        filtered = c_out if self.mixes_first else c_in
+        self.mix = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.filter = nn.Conv2d(
+            filtered, filtered, kernel_size, stride, kernel_size // 2, groups=filtered, bias=False
+        )
+        self.norm = nn.BatchNorm2d(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.mix(self.filter(x))
-        return y
+        x = self.filter(self.mix(x)) if self.mixes_first else self.mix(self.filter(x))
+        return torch.relu(self.norm(x))
+
+
+class GroupedConvolution(nn.Module):
+    """A 1x1 that mixes the channels and a 3x3 in groups of 16 channels, with nothing between.
+
+    Between a depthwise separable and a plain convolution: each channel is filtered together with
+    its 15 neighbours.
+
+    Source: grouped convolutions, Xie et al., ResNeXt, arXiv:1611.05431, figure 3c.
+
+    Raises:
+        ValueError: c_out is not a multiple of 16.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        if c_out % GROUP_CHANNELS:
+            raise ValueError(f"c_out must be a multiple of {GROUP_CHANNELS}, got {c_out}")
+        self.mix = nn.Conv2d(c_in, c_out, 1, bias=False)
+        groups = c_out // GROUP_CHANNELS
+        self.filter = nn.Conv2d(c_out, c_out, 3, padding=1, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.filter(self.mix(x))))
 
 
 class InvertedResidual(nn.Module):
@@ -60,7 +105,10 @@ class InvertedResidual(nn.Module):
 
     The input is added to the output when the stride is 1 and c_in equals c_out.
 
-    Source: Sandler et al., MobileNetV2, arXiv:1801.04381, table 1.
+    Source: Sandler et al., MobileNetV2, arXiv:1801.04381, table 1, without the batch norm and the
+    activation between widening and filtering. With them a network of such blocks came to a hard
+    AP of 0.145 in 700 steps on real crops, without them to 0.242; without those after the
+    filtering instead, to 0.186.
     """
 
     def __init__(
@@ -68,7 +116,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = c_in * expand_ratio
-        self.widen = conv_norm_act(c_in, hidden, 1)
+        self.widen = nn.Conv2d(c_in, hidden, 1, bias=False)
         self.filter = conv_norm_act(hidden, hidden, kernel_size, stride=stride, groups=hidden)
         self.narrow = conv_norm(hidden, c_out)
         self.is_residual = stride == 1 and c_in == c_out
@@ -169,9 +217,88 @@ class LinearAttentionBlock(nn.Module):
         return y
 
 
-def _without_expansion(
-    block: type[DepthwiseSeparable] | type[ResidualConvolution],
-) -> Callable[..., nn.Module]:
+class PartialLinearAttention(nn.Module):
+    """Linear attention over the first channels, added to them; the other channels pass by.
+
+    attended: channels that attend, a multiple of 16. Attention takes 4 * attended ** 2 weights,
+    so a part of the channels is what a tiny network can afford.
+
+    Shape: (B, channels, H, W) -> the same.
+
+    Source: linear attention of EfficientViT, arXiv:2205.14756, section 3.1, on a part of the
+    channels as in SHViT, arXiv:2401.16456.
+
+    Raises:
+        ValueError: attended is out of range.
+    """
+
+    def __init__(self, channels: int, attended: int) -> None:
+        super().__init__()
+        if not 0 < attended <= channels:
+            raise ValueError(f"attended must be from 1 to {channels}, got {attended}")
+        self.attended = attended
+        self.is_whole = attended == channels
+        self.attend = LinearAttention(attended)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_whole:
+            whole: Tensor = x + self.attend(x)
+            return whole
+        part, rest = x[:, : self.attended], x[:, self.attended :]
+        return torch.cat([part + self.attend(part), rest], 1)
+
+
+class UltraEfficientBlock(nn.Module):
+    """Neighbours, then all positions, then all channels: three residual steps.
+
+    A depthwise convolution tells positions apart, so no position embedding is needed and any
+    image size works; partial linear attention looks at the whole image; a two-layer perceptron
+    of `hidden` channels mixes the channels of each position.
+
+    Shape: (B, channels, H, W) -> the same.
+    """
+
+    def __init__(self, channels: int, *, attended: int, hidden: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.filter = nn.Sequential(
+            nn.Conv2d(
+                channels, channels, kernel_size, padding=padding, groups=channels, bias=False
+            ),
+            nn.BatchNorm2d(channels),
+        )
+        self.attend = PartialLinearAttention(channels, attended)
+        self.mix = nn.Sequential(conv_norm_act(channels, hidden, 1), conv_norm(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(x + self.filter(x))
+        y: Tensor = x + self.mix(x)
+        return y
+
+
+class UltraEfficientLayer(nn.Sequential):
+    """An `UltraEfficientBlock` of any stride and width: 16 channels attend, half of them mix.
+
+    Where the stride or the width changes, a depthwise separable convolution embeds the input
+    first.
+
+    Source: the stages of FeatherFace's second version, see `zoo.ultra_efficient_vit`.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1) -> None:
+        _check_window(kernel_size, stride)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if stride != 1 or c_in != c_out:
+            layers["embed"] = DepthwiseSeparable(
+                c_in, c_out, kernel_size=kernel_size, stride=stride
+            )
+        layers["block"] = UltraEfficientBlock(
+            c_out, attended=HEAD_CHANNELS, hidden=c_out // 2, kernel_size=kernel_size
+        )
+        super().__init__(layers)
+
+
+def _without_expansion(block: type[nn.Module]) -> Callable[..., nn.Module]:
     def build(
         c_in: int, c_out: int, *, kernel_size: int, stride: int, expand_ratio: int
     ) -> nn.Module:
@@ -187,6 +314,7 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "inverted": InvertedResidual,
     "linear_attention": LinearAttentionBlock,
     "residual": _without_expansion(ResidualConvolution),
+    "ultra_efficient": _without_expansion(UltraEfficientLayer),
 }
 """Every block by the name its gene uses: (c_in, c_out, kernel_size=, stride=, expand_ratio=)."""
 

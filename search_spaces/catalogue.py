@@ -67,13 +67,13 @@ REFERENCES: dict[str, Reference] = {
     ),
     "featherface-v2": Reference(
         make=featherface_v2,
-        params=244_459,
+        params=241_611,
         source="the published plan of FeatherFace V2 (parts and their sizes), "
         "github.com/fokouarnaud/FeatherFace; attention: EfficientViT, arXiv:2205.14756",
     ),
     "featherface-v2-cbam-plus-grouped": Reference(
         make=featherface_v2_cbam_plus_grouped,
-        params=156_546,
+        params=155_234,
         source="the earlier plan of FeatherFace V2: CBAM++ (after CBAM, arXiv:1807.06521, and "
         "ECA-Net, arXiv:1910.03151) and grouped SSH heads (arXiv:1708.03979, arXiv:1707.01083)",
     ),

@@ -11,7 +11,8 @@ Shape letters: B images, N positions of all levels, level by level and row by ro
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +20,41 @@ from torch import Tensor, nn
 from data.boxes import box_cxcywh_to_xyxy
 from search_spaces.architecture import STAGE_STRIDES, Head
 from search_spaces.attention import ATTENTION
-from search_spaces.blocks import DepthwiseSeparable
+from search_spaces.blocks import DepthwiseSeparable, GroupedConvolution
+from search_spaces.context import ContextModule
 
 STRIDES = STAGE_STRIDES
 CODE_CHANNELS = 6
 LANDMARK_CHANNELS = 10
 PRIOR_FACE_SHARE = 0.01
+PRIOR_LOGIT = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
+"""The first bias of what says how likely a face is: most positions show none."""
+
 LARGEST_LOG_SIZE = 6.0
+
+
+HEAD_LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "depthwise": partial(DepthwiseSeparable, kernel_size=3),
+    "grouped": GroupedConvolution,
+    "context": partial(ContextModule, interleaved=True),
+}
+"""Every layer of a tower by the name its gene uses: (c_in, c_out)."""
 
 
 def _build_tower(c_in: int, head: Head, outputs: int) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(head.depth):
-        layers[f"{i}_depthwise"] = DepthwiseSeparable(
-            c_in if i == 0 else head.width, head.width, kernel_size=3
+        layers[f"{i}_{head.layer}"] = HEAD_LAYERS[head.layer](
+            c_in if i == 0 else head.width, head.width
         )
     width = head.width if head.depth else c_in
     if head.attention != "none":
         layers[f"attention_{head.attention}"] = ATTENTION[head.attention](width)
     predict = nn.Conv2d(width, outputs, 1)
     assert predict.bias is not None
-    prior_logit = -math.log((1 - PRIOR_FACE_SHARE) / PRIOR_FACE_SHARE)
     with torch.no_grad():
         predict.weight.normal_(std=0.01)
-        predict.bias.copy_(torch.tensor([prior_logit] + [0.0] * (outputs - 1)))
+        predict.bias.copy_(torch.tensor([PRIOR_LOGIT] + [0.0] * (outputs - 1)))
     layers["predict"] = predict
     return nn.Sequential(layers)
 

@@ -5,13 +5,20 @@ Smaller maps are enlarged by repeating pixels, larger ones reduced by a strided 
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.architecture import Neck
-from search_spaces.blocks import DepthwiseSeparable, conv_norm_act
+from search_spaces.blocks import (
+    HEAD_CHANNELS,
+    DepthwiseSeparable,
+    PartialLinearAttention,
+    conv_norm_act,
+)
 
 
 def enlarge(x: Tensor) -> Tensor:
@@ -101,10 +108,91 @@ class BidirectionalCell(nn.Module):
         return [z8, z16, z32]
 
 
-CELLS: dict[str, type[nn.Module]] = {
+class CrossScaleAttention(nn.Module):
+    """Every position of every level attends to all positions of all levels.
+
+    The levels' positions are put in one row, over which linear attention costs as much as over
+    the levels one by one.
+
+    Shape: maps (B, channels, any, any) -> the same.
+    """
+
+    def __init__(self, channels: int, attended: int) -> None:
+        super().__init__()
+        self.attend = PartialLinearAttention(channels, attended)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        rows = [x.flatten(2) for x in levels]
+        joined = self.attend(torch.cat(rows, 2).unsqueeze(3)).squeeze(3)  # (B, C, N)
+        mixed, start = [], 0
+        for x, row in zip(levels, rows, strict=True):
+            stop = start + row.shape[2]
+            mixed.append(joined[:, :, start:stop].reshape_as(x))
+            start = stop
+        return mixed
+
+
+class AdaptiveSum(nn.Module):
+    """The sum of maps of one shape, by shares that depend on the image and the position.
+
+    A 1x1 convolution scores each map at each position; the softmax of the scores is its share.
+
+    Shape: `terms` maps (B, channels, H, W) -> (B, channels, H, W).
+
+    Source: Liu et al., ASFF, arXiv:1911.09516, section 3.2.2.
+    """
+
+    def __init__(self, channels: int, terms: int) -> None:
+        super().__init__()
+        self.score = nn.ModuleList(nn.Conv2d(channels, 1, 1) for _ in range(terms))
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        scores = [score(term) for score, term in zip(self.score, terms, strict=True)]
+        shares = torch.cat(scores, 1).softmax(1)
+        total = terms[0] * shares[:, :1]
+        for i, term in enumerate(terms[1:], start=1):
+            total = total + term * shares[:, i : i + 1]
+        return total
+
+
+class PyramidAttentionCell(nn.Module):
+    """Cross-scale attention, then top-down and bottom-up with adaptive sums.
+
+    Shape: three maps (B, width, H / s, W / s), s = 8, 16, 32 -> the same.
+
+    Source: the paths of BiFPN, arXiv:1911.09070, figure 2d.
+    """
+
+    def __init__(self, width: int, *, attended: int, kernel_size: int) -> None:
+        super().__init__()
+
+        def smooth() -> nn.Module:
+            return DepthwiseSeparable(width, width, kernel_size=kernel_size)
+
+        self.attend = CrossScaleAttention(width, attended)
+        self.sum_down16, self.sum_down8 = AdaptiveSum(width, 2), AdaptiveSum(width, 2)
+        self.sum_up16, self.sum_up32 = AdaptiveSum(width, 3), AdaptiveSum(width, 2)
+        self.smooth_down16, self.smooth_down8 = smooth(), smooth()
+        self.smooth_up16, self.smooth_up32 = smooth(), smooth()
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        x8, x16, x32 = self.attend(levels)
+        y16 = self.smooth_down16(self.sum_down16(x16, enlarge(x32)))
+        z8 = self.smooth_down8(self.sum_down8(x8, enlarge(y16)))
+        z16 = self.smooth_up16(self.sum_up16(x16, y16, functional.max_pool2d(z8, 2)))
+        z32 = self.smooth_up32(self.sum_up32(x32, functional.max_pool2d(z16, 2)))
+        return [z8, z16, z32]
+
+
+ATTENTION_KERNEL_SIZE = 5
+
+CELLS: dict[str, Callable[[int], nn.Module]] = {
     "fpn": FeaturePyramidCell,
     "pan": PathAggregationCell,
     "bifpn": BidirectionalCell,
+    "pyramid_attention": partial(
+        PyramidAttentionCell, attended=HEAD_CHANNELS, kernel_size=ATTENTION_KERNEL_SIZE
+    ),
 }
 """Every fusion cell by the name its gene uses; called with the width."""
 

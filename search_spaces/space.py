@@ -9,8 +9,10 @@ import numpy as np
 
 from search_spaces.architecture import (
     NECKS,
+    NO_LAYER,
     SHARING,
     STAGE_STRIDES,
+    TOWER_LAYERS,
     Architecture,
     Head,
     Neck,
@@ -51,6 +53,7 @@ def _genes() -> tuple[Gene, ...]:
         Gene("neck_width", (16, 24, 32, 48, 64)),
         Gene("neck_repeats", (1, 2)),
         Gene("head_sharing", SHARING),
+        Gene("head_layer", TOWER_LAYERS),
         Gene("head_depth", (0, 1, 2)),
         Gene("head_width", (16, 32, 48, 64)),
         Gene("head_attention", tuple(ATTENTION)),
@@ -74,9 +77,10 @@ class Space:
         """Number of different architectures, masked genes counted once."""
         of = {gene.name: gene.choices for gene in self.genes}
         free = [name for name in of if not name.endswith(("_block", "expand_ratio"))]
-        free = [name for name in free if name not in ("head_depth", "head_width")]
+        free = [name for name in free if name not in ("head_layer", "head_depth", "head_width")]
         total = math.prod(len(of[name]) for name in free)
-        total *= sum(len(of["head_width"]) if depth else 1 for depth in of["head_depth"])
+        layers = len(of["head_layer"]) * len(of["head_width"])
+        total *= sum(layers if depth else 1 for depth in of["head_depth"])
         for stride in STAGE_STRIDES:
             ratios = len(of[f"stage{stride}_expand_ratio"])
             total *= sum(
@@ -118,6 +122,7 @@ class Space:
             neck=Neck(word["neck_kind"], number["neck_width"], number["neck_repeats"]),
             head=Head(
                 word["head_sharing"],
+                word["head_layer"] if head_depth else NO_LAYER,
                 head_depth,
                 number["head_width"] if head_depth else 0,
                 word["head_attention"],
@@ -141,6 +146,7 @@ class Space:
             "head_attention": architecture.head.attention,
         }
         if architecture.head.depth:
+            chosen["head_layer"] = architecture.head.layer
             chosen["head_width"] = architecture.head.width
         for stride, stage in zip(STAGE_STRIDES, architecture.stages, strict=True):
             for field in ("block", "depth", "width", "kernel_size", "attention"):

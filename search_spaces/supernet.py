@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from search_spaces.architecture import NECKS, SHARING, Architecture
+from search_spaces.architecture import NECKS, SHARING, TOWER_LAYERS, Architecture
 from search_spaces.attention import ATTENTION
 from search_spaces.blocks import BLOCKS, EXPANDING
 from search_spaces.network import Detector, build
@@ -27,13 +27,15 @@ def covering_architectures(space: Space) -> Iterator[Architecture]:
     """Largest architectures that together use every parameter name at its largest shape."""
     largest = space.corner(largest=True)
     variants = itertools.zip_longest(
-        itertools.product(BLOCKS, ATTENTION), itertools.product(SHARING, ATTENTION), NECKS
+        itertools.product(BLOCKS, ATTENTION),
+        itertools.product(SHARING, TOWER_LAYERS, ATTENTION),
+        NECKS,
     )
     expand_ratio = max(stage.expand_ratio for stage in largest.stages)
     first = next(iter(BLOCKS)), next(iter(ATTENTION))
     for layer, tower, neck in variants:
         block, attention = layer or first
-        sharing, head_attention = tower or (SHARING[0], first[1])
+        sharing, tower_layer, head_attention = tower or (SHARING[0], TOWER_LAYERS[0], first[1])
         stage8, stage16, stage32 = (
             replace(
                 stage,
@@ -47,7 +49,9 @@ def covering_architectures(space: Space) -> Iterator[Architecture]:
             largest,
             stages=(stage8, stage16, stage32),
             neck=replace(largest.neck, kind=neck or NECKS[0]),
-            head=replace(largest.head, sharing=sharing, attention=head_attention),
+            head=replace(
+                largest.head, sharing=sharing, layer=tower_layer, attention=head_attention
+            ),
         )
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from search_spaces.blocks import conv_norm_act
 from search_spaces.codes import AnchorCode
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import PRIOR_FACE_SHARE
+from search_spaces.heads import PRIOR_LOGIT
 from search_spaces.necks import WeightedSum
 
 STRIDES = (4, 8, 16, 32, 64, 128)
@@ -145,9 +145,8 @@ class LevelHead(nn.Module):
         self.backgrounds = backgrounds
         self.classes = nn.Conv2d(width, backgrounds + 1, 1)
         self.box = nn.Conv2d(width, 4, 1)
-        prior_logit = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
         for conv, bias in (
-            (self.classes, [0.0] * backgrounds + [prior_logit]),
+            (self.classes, [0.0] * backgrounds + [PRIOR_LOGIT]),
             (self.box, [0.0] * 4),
         ):
             assert conv.bias is not None

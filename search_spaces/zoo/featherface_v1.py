@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.context import ContextModule
 from search_spaces.face_network import FaceNetwork
 from search_spaces.heads import STRIDES
 from search_spaces.necks import WeightedSum, enlarge
-from search_spaces.zoo.context import ContextModule
 from search_spaces.zoo.deformable import DeformableConvolution
 from search_spaces.zoo.mobilenet_v1 import WIDTHS, MobileNetV1
 from search_spaces.zoo.retinaface import RETINAFACE_CODE, anchor_heads, each

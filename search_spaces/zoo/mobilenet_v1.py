@@ -5,9 +5,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from search_spaces.context import LEAK
+
 BGR_MEAN = (104.0, 117.0, 123.0)
-LEAK = 0.1
-"""What a leaky ReLU lets through of a negative number."""
 
 STAGES = (
     (8, (16, 1), (32, 2), (32, 1), (64, 2), (64, 1)),

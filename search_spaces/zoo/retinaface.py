@@ -1,15 +1,13 @@
 """RetinaFace on MobileNetV1 x0.25, and the anchors and head that networks like it share."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from search_spaces.codes import AnchorCode
+from search_spaces.context import ContextModule
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import LANDMARK_CHANNELS, PRIOR_FACE_SHARE, STRIDES
+from search_spaces.heads import LANDMARK_CHANNELS, PRIOR_LOGIT, STRIDES
 from search_spaces.necks import enlarge
-from search_spaces.zoo.context import ContextModule
 from search_spaces.zoo.mobilenet_v1 import WIDTHS, MobileNetV1, conv_norm_leaky
 
 RETINAFACE_CODE = AnchorCode(
@@ -42,7 +40,7 @@ class AnchorHead(nn.Module):
         self.landmarks = _predict(width, anchors * LANDMARK_CHANNELS)
         assert self.classes.bias is not None
         with torch.no_grad():
-            self.classes.bias[1::2] = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
+            self.classes.bias[1::2] = PRIOR_LOGIT
 
     def forward(self, x: Tensor) -> Tensor:
         layers = (self.classes, self.box, self.landmarks)

@@ -4,15 +4,14 @@ Every head is made by (c_in, width, anchors=) and maps three (B, c_in, H / s, W 
 s = 8, 16, 32, to three (B, anchors * 6, H / s, W / s) in the order of `AnchorCode`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.heads import PRIOR_FACE_SHARE, STRIDES
+from search_spaces.context import ContextModule
+from search_spaces.heads import PRIOR_LOGIT, STRIDES
 from search_spaces.necks import enlarge
-from search_spaces.zoo.context import ContextModule
 
 GROUPS = 4
 
@@ -31,10 +30,9 @@ class AnchorPrediction(nn.Module):
             assert layer.bias is not None
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        prior = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
         assert self.classes.bias is not None
         with torch.no_grad():
-            self.classes.bias[1::2] = prior
+            self.classes.bias[1::2] = PRIOR_LOGIT
         classes = torch.arange(anchors * 2).reshape(anchors, 2)
         boxes = torch.arange(anchors * 2, anchors * 6).reshape(anchors, 4)
         self.order: Tensor
@@ -46,23 +44,19 @@ class AnchorPrediction(nn.Module):
 
 
 class SharedConvolution(nn.Module):
-    """One convolution for all levels, a batch norm for each, ReLU.
+    """Convolutions for all levels, nothing between them, then a batch norm for each, ReLU.
 
     Levels differ in their means, and a batch norm that all of them share is one thing in
     training, where it sees them one by one, and another in evaluation, where it has their mix.
 
-    Shape: three maps (B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride)).
+    Shape: three maps (B, c_in, H, W) -> what the convolutions make of them, of c_out channels.
 
     Source: Lyu et al., RTMDet, arXiv:2212.07784, which shares a head's weights but not its norms.
     """
 
-    def __init__(
-        self, c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
-    ) -> None:
+    def __init__(self, c_out: int, *convolutions: nn.Module) -> None:
         super().__init__()
-        self.filter = nn.Conv2d(
-            c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
-        )
+        self.filter = nn.Sequential(*convolutions)
         self.norms = nn.ModuleList(nn.BatchNorm2d(c_out) for _ in STRIDES)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -70,12 +64,18 @@ class SharedConvolution(nn.Module):
         return [torch.relu(norm(self.filter(x))) for norm, x in levels]
 
 
-def shared_separable(c_in: int, c_out: int, *, stride: int = 1) -> nn.Sequential:
-    """A depthwise 3x3 and a 1x1 convolution, as `blocks.DepthwiseSeparable` but for all levels."""
-    return nn.Sequential(
-        SharedConvolution(c_in, c_in, 3, stride=stride, groups=c_in),
-        SharedConvolution(c_in, c_out, 1),
+def shared_separable(c_in: int, c_out: int, *, stride: int = 1) -> SharedConvolution:
+    """A depthwise 3x3 and a 1x1 convolution, (B, c_in, H, W) -> (B, c_out, H / stride, ...)."""
+    return SharedConvolution(
+        c_out,
+        nn.Conv2d(c_in, c_in, 3, stride, padding=1, groups=c_in, bias=False),
+        nn.Conv2d(c_in, c_out, 1, bias=False),
     )
+
+
+def shared_dense(c_in: int, c_out: int) -> SharedConvolution:
+    """A plain 3x3 convolution, (B, c_in, H, W) -> (B, c_out, H, W)."""
+    return SharedConvolution(c_out, nn.Conv2d(c_in, c_out, 3, padding=1, bias=False))
 
 
 class WideContext(nn.Module):
@@ -90,7 +90,7 @@ class WideContext(nn.Module):
     def __init__(self, c_in: int, c_out: int, *, depth: int = 2) -> None:
         super().__init__()
         self.halve = shared_separable(c_in, c_out, stride=2)
-        self.look = nn.ModuleList(SharedConvolution(c_out, c_out, 3) for _ in range(depth))
+        self.look = nn.ModuleList(shared_dense(c_out, c_out) for _ in range(depth))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         halves = self.halve(maps)

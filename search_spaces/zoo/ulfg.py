@@ -11,15 +11,13 @@ face share.
 Shape letters: B images, A anchors of a position.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from search_spaces.blocks import DepthwiseSeparable, conv_norm, conv_norm_act
+from search_spaces.blocks import conv_norm, conv_norm_act
 from search_spaces.codes import AnchorCode
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import PRIOR_FACE_SHARE
+from search_spaces.heads import PRIOR_LOGIT
 
 STRIDES = (8, 16, 32, 64)
 ANCHOR_SIDES = ((10.0, 16.0, 24.0), (32.0, 48.0), (64.0, 96.0), (128.0, 192.0, 256.0))
@@ -78,11 +76,20 @@ def _separable(c_in: int, c_out: int, *, stride: int = 1) -> nn.Sequential:
     )
 
 
+def _mobile(c_in: int, c_out: int, *, stride: int = 1) -> nn.Sequential:
+    """The pair of MobileNets: depthwise 3x3 and 1x1, a batch norm and a ReLU behind each.
+
+    Source: Howard et al., arXiv:1704.04861, figure 3.
+    """
+    return nn.Sequential(
+        conv_norm_act(c_in, c_in, 3, stride=stride, groups=c_in), conv_norm_act(c_in, c_out, 1)
+    )
+
+
 def _stage(c_in: int, c_out: int, *, depth: int) -> nn.Sequential:
     """Separable convolutions, the first of stride 2."""
     return nn.Sequential(
-        DepthwiseSeparable(c_in, c_out, kernel_size=3, stride=2),
-        *(DepthwiseSeparable(c_out, c_out, kernel_size=3) for _ in range(depth - 1)),
+        _mobile(c_in, c_out, stride=2), *(_mobile(c_out, c_out) for _ in range(depth - 1))
     )
 
 
@@ -90,7 +97,7 @@ def _backbone() -> nn.ModuleList:
     """Four parts, each from the map of one stride to that of the next, the first from the image."""
     part8 = nn.Sequential(
         conv_norm_act(3, 16, 3, stride=2),
-        DepthwiseSeparable(16, 32, kernel_size=3),
+        _mobile(16, 32),
         _stage(32, 32, depth=2),
         _stage(32, 64, depth=3),
         ReceptiveFieldBlock(64),
@@ -120,12 +127,12 @@ class LevelHead(nn.Module):
         anchors = zip(self.classes(x).split(2, 1), self.boxes(x).split(4, 1), strict=True)
         return torch.cat([numbers for anchor in anchors for numbers in anchor], 1)
 
-    def start_from(self, face_share: float) -> None:
-        """Set the biases so that every anchor is a face with this probability."""
+    def start_from_prior(self) -> None:
+        """Set the biases so that every anchor is a face with the prior probability."""
         bias = self.classes[-1].bias
         assert isinstance(bias, Tensor)
         nn.init.zeros_(bias)
-        nn.init.constant_(bias[1::2], math.log(face_share / (1 - face_share)))
+        nn.init.constant_(bias[1::2], PRIOR_LOGIT)
 
 
 class UltraLightRFB(FaceNetwork):
@@ -145,7 +152,7 @@ class UltraLightRFB(FaceNetwork):
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
             elif isinstance(module, LevelHead):
-                module.start_from(PRIOR_FACE_SHARE)
+                module.start_from_prior()
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         x = (images.flip(1) - 127) / 128

@@ -8,13 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from search_spaces.blocks import (
-    DepthwiseSeparable,
-    InvertedResidual,
-    LinearAttention,
-    conv_norm,
-    conv_norm_act,
-)
+from search_spaces.blocks import DepthwiseSeparable, InvertedResidual, UltraEfficientBlock
 
 EMBEDDED_WIDTH = 16
 STAGE_WIDTHS = (32, 64, 128)
@@ -38,58 +32,6 @@ class PatchEmbedding(nn.Module):
         return torch.relu(self.norm(self.embed(x)))
 
 
-class PartialLinearAttention(nn.Module):
-    """Linear attention over the first channels, added to them; the other channels pass by.
-
-    attended: channels that attend, a multiple of 16 and fewer than all. Attention takes
-    4 * attended ** 2 weights, so a part of the channels is what a tiny network can afford.
-
-    Shape: (B, channels, H, W) -> the same.
-
-    Source: linear attention of EfficientViT, arXiv:2205.14756, section 3.1, on a part of the
-    channels as in SHViT, arXiv:2401.16456.
-
-    Raises:
-        ValueError: attended is out of range.
-    """
-
-    def __init__(self, channels: int, attended: int) -> None:
-        super().__init__()
-        if not 0 < attended < channels:
-            raise ValueError(f"attended must be from 1 to {channels - 1}, got {attended}")
-        self.attended = attended
-        self.attend = LinearAttention(attended)
-
-    def forward(self, x: Tensor) -> Tensor:
-        part, rest = x[:, : self.attended], x[:, self.attended :]
-        return torch.cat([part + self.attend(part), rest], 1)
-
-
-class UltraEfficientBlock(nn.Module):
-    """Neighbours, then all positions, then all channels: three residual steps.
-
-    A depthwise 3x3 convolution tells positions apart, so no position embedding is needed and any
-    image size works; partial linear attention looks at the whole image; a two-layer perceptron
-    of `hidden` channels mixes the channels of each position.
-
-    Shape: (B, channels, H, W) -> the same.
-    """
-
-    def __init__(self, channels: int, *, attended: int, hidden: int) -> None:
-        super().__init__()
-        self.filter = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        self.attend = PartialLinearAttention(channels, attended)
-        self.mix = nn.Sequential(conv_norm_act(channels, hidden, 1), conv_norm(hidden, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attend(x + self.filter(x))
-        y: Tensor = x + self.mix(x)
-        return y
-
-
 class UltraEfficientStage(nn.Sequential):
     """A separable convolution to half the size, then blocks.
 
@@ -106,7 +48,7 @@ class UltraEfficientStage(nn.Sequential):
 class UltraEfficientViT(nn.Module):
     """Patch embedding, a convolution block at stride 4, three stages.
 
-    47,616 parameters. The widest stage has one block: a block's weights grow with the square of
+    47,328 parameters. The widest stage has one block: a block's weights grow with the square of
     its width, and small faces are found in the two finer ones.
 
     Shape: (B, 3, H, W) -> (B, 32, H / 8, W / 8), (B, 64, H / 16, W / 16), (B, 128, H / 32, W / 32).

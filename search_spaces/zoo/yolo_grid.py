@@ -10,14 +10,12 @@
 | yolo-mobilenetv3-small | 77,934 | 107M |
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from search_spaces.codes import GridCode
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import PRIOR_FACE_SHARE
+from search_spaces.heads import PRIOR_LOGIT
 from search_spaces.zoo.mobilenet_v3 import MobileNetV3Small
 from search_spaces.zoo.resnet import ResNet
 
@@ -40,8 +38,7 @@ def _grid_prediction(c_in: int) -> nn.Conv2d:
     predict = nn.Conv2d(c_in, CODE.boxes * 5, 1)
     assert predict.bias is not None
     nn.init.normal_(predict.weight, std=0.01)
-    confidence = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
-    first = [(0.0, 0.0, root, root, confidence) for root in FIRST_ROOTS]
+    first = [(0.0, 0.0, root, root, PRIOR_LOGIT) for root in FIRST_ROOTS]
     with torch.no_grad():
         predict.bias.copy_(torch.tensor(first).flatten())
     return predict

@@ -12,7 +12,6 @@ a batch norm have no effect in training; they are kept, as its parameter count i
 Shape letters: B images; channels of a level: class, quality, dx, dy, log w, log h, 10 landmarks.
 """
 
-import math
 from itertools import pairwise
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from search_spaces.codes import AnchorFreeCode
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import LANDMARK_CHANNELS, PRIOR_FACE_SHARE, STRIDES
+from search_spaces.heads import LANDMARK_CHANNELS, PRIOR_LOGIT, STRIDES
 from search_spaces.necks import enlarge
 
 PYRAMID_WIDTH = 64
@@ -128,12 +127,11 @@ class YuNet(FaceNetwork):
         return tuple(head(x) for head, x in zip(self.heads, features, strict=True))
 
     def _initialise(self) -> None:
-        prior_logit = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
         faces = [head.face[-1] for head in self.heads if isinstance(head, LevelHead)]
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.xavier_normal_(module.weight)
-                nn.init.constant_(module.bias, prior_logit if module in faces else FIRST_BIAS)
+                nn.init.constant_(module.bias, PRIOR_LOGIT if module in faces else FIRST_BIAS)
 
 
 def yunet_n() -> YuNet:

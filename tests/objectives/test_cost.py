@@ -18,6 +18,7 @@ from objectives.operators import (
     ATTENTION_OPERATORS,
     BLOCK_OPERATORS,
     CELL_OPERATORS,
+    TOWER_OPERATORS,
     lay_out,
     whole_network,
 )
@@ -25,6 +26,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.attention import ATTENTION
 from search_spaces.blocks import BLOCKS, EXPANDING
 from search_spaces.catalogue import REFERENCES
+from search_spaces.heads import HEAD_LAYERS
 from search_spaces.necks import CELLS
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -77,6 +79,7 @@ def test_they_agree_at_the_size_that_is_deployed() -> None:
 def test_every_entry_of_the_catalogues_has_its_operators() -> None:
     assert BLOCK_OPERATORS.keys() == BLOCKS.keys()
     assert ATTENTION_OPERATORS.keys() == ATTENTION.keys()
+    assert TOWER_OPERATORS.keys() == HEAD_LAYERS.keys()
     assert CELL_OPERATORS.keys() == CELLS.keys()
 
 
@@ -93,7 +96,7 @@ def test_a_stem_by_hand() -> None:
     stem = lay_out(SMALLEST, image_size=64).stem
     assert [layer.params for layer in stem] == [
         8 * 3 * 9 + 2 * 8,
-        8 * 9 + 2 * 8 + 8 * 16 + 2 * 16,
+        8 * 9 + 8 * 16 + 2 * 16,
     ]
     assert [layer.macs for layer in stem] == [8 * 3 * 9 * 32 * 32, (8 * 9 + 8 * 16) * 16 * 16]
 

@@ -1,16 +1,36 @@
 """What every module of the search space must keep, and architectures to try it on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.architecture import Architecture, Head, Neck, Stage
 from search_spaces.space import SPACE
 
 Features = Tensor | Sequence[Tensor]
 """What goes into a module or comes out: one tensor, or one for each level."""
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def seeded(make: Callable[[], Module]) -> Module:
+    """What `make` gives, with weights that are the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def macs_of(module: nn.Module, *inputs: Features) -> int:
+    """MACs of one call, as torch counts them."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module.eval()(*inputs)
+    return counter.get_total_flops() // 2
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +67,7 @@ def example_architecture() -> Architecture:
             Stage("linear_attention", 1, 48, 3, 2, "cbam"),
         ),
         neck=Neck("pan", 24, 1),
-        head=Head("per_level", 1, 32, "eca"),
+        head=Head("per_level", "depthwise", 1, 32, "eca"),
     )
 
 

@@ -9,7 +9,7 @@ from tests.search_spaces.contracts import example_architecture, random_architect
 
 STAGE = Stage("inverted", depth=2, width=32, kernel_size=5, expand_ratio=3, attention="se")
 NECK = Neck("fpn", width=24, repeats=1)
-HEAD = Head("shared", depth=1, width=32, attention="none")
+HEAD = Head("shared", layer="depthwise", depth=1, width=32, attention="none")
 
 
 def test_keys_are_read_back() -> None:
@@ -20,7 +20,7 @@ def test_keys_are_read_back() -> None:
 def test_a_key_is_readable_text() -> None:
     assert example_architecture().key == (
         "stem8x1_depthwise.16x1k3e1.none-inverted.32x2k5e3.se-linear_attention.48x1k3e2.cbam"
-        "_pan.24x1_per_level.32x1.eca"
+        "_pan.24x1_per_level.depthwise.32x1.eca"
     )
 
 
@@ -38,6 +38,7 @@ def test_every_value_is_in_the_key() -> None:
         replace(base, neck=replace(base.neck, width=32)),
         replace(base, neck=replace(base.neck, repeats=2)),
         replace(base, head=replace(base.head, sharing="shared")),
+        replace(base, head=replace(base.head, layer="context")),
         replace(base, head=replace(base.head, depth=2)),
         replace(base, head=replace(base.head, width=16)),
         replace(base, head=replace(base.head, attention="se")),
@@ -120,7 +121,9 @@ def test_necks_refuse(change: dict[str, object], message: str) -> None:
         ({"sharing": "some"}, r"sharing must be one of \(.*'shared'.*\), got 'some'"),
         ({"attention": "self"}, r"attention must be one of \[.*\], got 'self'"),
         ({"depth": -1}, "depth must not be negative, got -1"),
-        ({"depth": 0}, "width must be positive, or 0 at depth 0, got 32"),
+        ({"layer": "none"}, r"layer must be one of \(.*'context'\), got 'none'"),
+        ({"depth": 0}, r"layer must be one of \('none',\), got 'depthwise'"),
+        ({"layer": "none", "depth": 0}, "width must be positive, or 0 at depth 0, got 32"),
         ({"width": 0}, "width must be positive, or 0 at depth 0, got 0"),
         ({"width": -16}, "width must be positive, or 0 at depth 0, got -16"),
     ],

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from objectives.cost import count_parameters
 from search_spaces.attention import (
     ATTENTION,
+    CbamPlus,
     ConvolutionalBlockAttention,
     CoordinateAttention,
+    DynamicChannelAttention,
     EfficientChannelAttention,
     SqueezeExcitation,
     bottleneck_width,
@@ -15,7 +18,9 @@ from search_spaces.attention import (
 from tests.search_spaces.contracts import (
     assert_batched_equals_single,
     assert_gradient_reaches_every_parameter,
+    macs_of,
     noise,
+    seeded,
 )
 
 CHANNELS = 32
@@ -113,3 +118,34 @@ def test_coordinate_attention_weighs_rows_and_columns() -> None:
 
 def test_bottleneck_width_is_a_quarter_and_at_least_eight() -> None:
     assert [bottleneck_width(c) for c in (8, 16, 32, 48, 128)] == [8, 8, 8, 12, 32]
+
+
+def test_dynamic_attention_weighs_channels_by_position() -> None:
+    """Of rank two over the positions: one gate would give rank one and no difference."""
+    module = seeded(lambda: DynamicChannelAttention(32)).eval()
+    x = noise(1, 32, 6, 7)
+    share = (module(x) / x)[0].flatten(1)
+    offset = share - share[:, :1]
+    assert offset.abs().max() > 1e-3
+    assert torch.linalg.matrix_rank(offset, rtol=1e-4) == 1
+
+
+@pytest.mark.parametrize("channels", [16, 32, 64, 128])
+def test_cbam_plus_is_lighter_than_cbam(channels: int) -> None:
+    plus, plain = CbamPlus(channels), ConvolutionalBlockAttention(channels)
+    assert count_parameters(plus) == 26
+    assert count_parameters(plus) < count_parameters(plain) / 10
+    x = noise(1, channels, 20, 20)
+    assert macs_of(plus, x) < macs_of(plain, x)
+
+
+def test_cbam_plus_looks_as_far_as_cbam() -> None:
+    """A change of one position moves the gates of those up to three away and no others'."""
+    module = seeded(lambda: CbamPlus(8)).eval()
+    torch.nn.init.zeros_(module.get_parameter("mix.weight"))
+    x = torch.ones(1, 8, 15, 15)
+    changed = x.clone()
+    changed[0, :, 7, 7] = 3.0
+    moved = (module(changed) / changed - module(x) / x).abs().amax((0, 1)) > 1e-7
+    rows, columns = moved.nonzero().T
+    assert sorted({*rows.tolist()}) == sorted({*columns.tolist()}) == [4, 7, 10]

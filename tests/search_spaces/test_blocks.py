@@ -12,6 +12,7 @@ from search_spaces.blocks import (
     EXPANDING,
     HEAD_CHANNELS,
     LinearAttention,
+    PartialLinearAttention,
     conv_norm_act,
 )
 from tests.search_spaces.contracts import (
@@ -162,3 +163,12 @@ def test_linear_attention_sums_in_float32_under_autocast(dtype: torch.dtype) -> 
 def test_linear_attention_refuses_channels_that_make_no_heads() -> None:
     with pytest.raises(ValueError, match=f"channels must be a multiple of {HEAD_CHANNELS}, got 40"):
         LinearAttention(40)
+
+
+def test_partial_attention_leaves_the_other_channels_alone() -> None:
+    x = noise(2, 48, 5, 6)
+    y = PartialLinearAttention(48, 16)(x)
+    assert torch.equal(y[:, 16:], x[:, 16:])
+    assert not torch.allclose(y[:, :16], x[:, :16])
+    with pytest.raises(ValueError, match="attended must be from 1 to 16, got 32"):
+        PartialLinearAttention(16, 32)

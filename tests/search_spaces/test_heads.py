@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces.architecture import Head
+from search_spaces.architecture import NO_LAYER, TOWER_LAYERS, Head
 from search_spaces.attention import ATTENTION
 from search_spaces.heads import (
     CODE_CHANNELS,
+    HEAD_LAYERS,
     LANDMARK_CHANNELS,
     LARGEST_LOG_SIZE,
     PRIOR_FACE_SHARE,
@@ -38,16 +39,48 @@ every_form = pytest.mark.parametrize(
 
 
 def make(
-    sharing: str, depth: int, attention: str = "none", *, landmarks: bool = False
+    sharing: str,
+    depth: int,
+    attention: str = "none",
+    *,
+    layer: str = "depthwise",
+    landmarks: bool = False,
 ) -> AnchorFreeHead:
     torch.manual_seed(0)
-    head = Head(sharing, depth, 32 if depth else 0, attention)
+    head = Head(sharing, layer if depth else NO_LAYER, depth, 32 if depth else 0, attention)
     return AnchorFreeHead(WIDTH, head, landmarks=landmarks)
+
+
+def test_every_layer_has_a_name() -> None:
+    assert tuple(HEAD_LAYERS) == TOWER_LAYERS
 
 
 def blank_levels(height: int = 64, width: int = 96, channels: int = CODE_CHANNELS) -> list[Tensor]:
     """What an image of these sides gives where the network says nothing."""
     return [torch.zeros(1, channels, height // s, width // s) for s in STRIDES]
+
+
+@pytest.mark.parametrize("layer", TOWER_LAYERS)
+@pytest.mark.parametrize("sharing", ["shared", "per_level"])
+def test_every_layer(sharing: str, layer: str) -> None:
+    head, levels = make(sharing, 2, layer=layer), pyramid(WIDTH, sides=(12, 20))
+    assert shapes(head(levels)) == [(2, CODE_CHANNELS, *x.shape[2:]) for x in levels]
+    assert_gradient_reaches_every_parameter(head, levels)
+    assert_batched_equals_single(head, levels)
+
+
+@pytest.mark.parametrize("layer", TOWER_LAYERS)
+def test_the_first_channels_are_a_narrower_layer(layer: str) -> None:
+    """Where the other weights are zero; the supernet relies on it."""
+    wide, narrow = HEAD_LAYERS[layer](16, 64).eval(), HEAD_LAYERS[layer](16, 32).eval()
+    with torch.no_grad():
+        for own, whole in zip(narrow.parameters(), wide.parameters(), strict=True):
+            leading = tuple(slice(n) for n in own.shape)
+            own.copy_(whole[leading])
+            whole.zero_()
+            whole[leading] = own
+    x = noise(2, 16, 6, 5)
+    torch.testing.assert_close(wide(x)[:, :32], narrow(x))
 
 
 @every_form

@@ -5,12 +5,20 @@ import torch
 from torch import nn
 
 from search_spaces.architecture import NECKS, Neck
-from search_spaces.necks import CELLS, FusionNeck, WeightedSum, enlarge
+from search_spaces.necks import (
+    CELLS,
+    AdaptiveSum,
+    CrossScaleAttention,
+    FusionNeck,
+    WeightedSum,
+    enlarge,
+)
 from tests.search_spaces.contracts import (
     assert_batched_equals_single,
     assert_gradient_reaches_every_parameter,
     noise,
     pyramid,
+    seeded,
     shapes,
 )
 
@@ -96,3 +104,28 @@ def test_weighted_sum_takes_shares_and_never_subtracts() -> None:
 def test_enlarging_repeats_pixels() -> None:
     x = torch.tensor([[[[1.0, 2.0]]]])
     assert enlarge(x).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+
+
+def test_a_change_of_one_level_reaches_all_levels() -> None:
+    attention = seeded(lambda: CrossScaleAttention(32, 16)).eval()
+    levels = pyramid(32)
+    changed = [*levels[:2], levels[2] + noise(*levels[2].shape, seed=9)]
+    assert shapes(attention(levels)) == shapes(levels)
+    for before, after in zip(attention(levels), attention(changed), strict=True):
+        assert not torch.allclose(before, after, atol=1e-6)
+
+
+def test_one_level_alone_attends_like_a_block() -> None:
+    across = CrossScaleAttention(32, 16).eval()
+    x = noise(2, 32, 6, 5)
+    torch.testing.assert_close(across([x])[0], across.attend(x))
+
+
+def test_adaptive_shares_add_up_to_one_and_follow_the_scores() -> None:
+    total = AdaptiveSum(8, 3)
+    x = noise(2, 8, 4, 5)
+    torch.testing.assert_close(total(x, x, x), x)
+    with torch.no_grad():
+        for name, value in total.named_parameters():
+            value.fill_(50.0 if name == "score.1.bias" else 0.0)
+    torch.testing.assert_close(total(x, x + 1, x - 1), x + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search_spaces.architecture import NECKS, SHARING, Architecture
+from search_spaces.architecture import NECKS, SHARING, TOWER_LAYERS, Architecture
 from search_spaces.attention import ATTENTION
 from search_spaces.blocks import BLOCKS, EXPANDING
 from search_spaces.space import SPACE, Gene, Space
@@ -37,6 +37,7 @@ REDUCED = [
         stage16_expand_ratio=(2, 3, 4),
         stage16_kernel_size=(3, 5),
         stage32_expand_ratio=(2, 3),
+        head_layer=TOWER_LAYERS,
         head_depth=(0, 2),
         head_width=(16, 32, 48),
     ),
@@ -55,7 +56,7 @@ def test_the_whole_space_is_large() -> None:
     block_forms = 3 * len(EXPANDING) + len(BLOCKS) - len(EXPANDING)
     stages = [block_forms * 4 * widths * 2 * len(ATTENTION) for widths in (4, 5, 6)]
     neck = len(NECKS) * 5 * 2
-    head = len(SHARING) * (1 + 2 * 4) * len(ATTENTION)
+    head = len(SHARING) * (1 + len(TOWER_LAYERS) * 2 * 4) * len(ATTENTION)
     assert SPACE.size == stem * stages[0] * stages[1] * stages[2] * neck * head
     assert SPACE.size > 10**9
 
@@ -89,7 +90,7 @@ def test_genotypes_are_equal_where_keys_are() -> None:
 
 
 def is_masked(name: str, chosen: dict[str, int | str]) -> bool:
-    if name == "head_width":
+    if name in ("head_layer", "head_width"):
         return chosen["head_depth"] == 0
     if name.endswith("_expand_ratio"):
         return chosen[name.replace("expand_ratio", "block")] not in EXPANDING

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, Stage
-from search_spaces.attention import ConvolutionalBlockAttention
+from search_spaces.attention import CbamPlus, ConvolutionalBlockAttention
 from search_spaces.blocks import EXPANDING
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -91,11 +91,19 @@ def own_part(shape: torch.Size, own: torch.Size) -> Tensor:
     return mask
 
 
-class MaskedConvolutionalBlockAttention(nn.Module):
-    """CBAM of a wide network whose channels from `channels` on are not there.
+def channel_maps(x: Tensor, channels: int) -> Tensor:
+    """Mean and maximum over the first channels at each position: (B, 2, H, W).
 
-    Its maps over channels are the one place where a channel of zeros is not as good as none.
+    Here a channel of zeros is not as good as none.
     """
+    there = torch.arange(x.shape[1]) < channels
+    mean = x.sum(1) / channels
+    peak = x.masked_fill(~there[:, None, None], -torch.inf).max(1).values
+    return torch.stack([mean, peak], 1)
+
+
+class MaskedConvolutionalBlockAttention(nn.Module):
+    """CBAM of a wide network whose channels from `channels` on are not there."""
 
     def __init__(self, wide: ConvolutionalBlockAttention, channels: int) -> None:
         super().__init__()
@@ -111,10 +119,29 @@ class MaskedConvolutionalBlockAttention(nn.Module):
 
         gate = torch.sigmoid(logits(x.mean((2, 3))) + logits(x.flatten(2).max(2).values))
         x = x * gate[:, :, None, None]
-        there = torch.arange(x.shape[1]) < self.channels
-        mean = x.sum(1) / self.channels
-        peak = x.masked_fill(~there[:, None, None], -torch.inf).max(1).values
-        return x * torch.sigmoid(self.wide.spatial(torch.stack([mean, peak], 1)))
+        return x * torch.sigmoid(self.wide.spatial(channel_maps(x, self.channels)))
+
+
+class MaskedCbamPlus(nn.Module):
+    """CBAM++ of a wide network whose channels from `channels` on are not there."""
+
+    def __init__(self, wide: CbamPlus, channels: int) -> None:
+        super().__init__()
+        self.wide = wide
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
+        x = x * torch.sigmoid(self.wide.mix(pooled))[:, 0, :, None, None]
+        return x * torch.sigmoid(self.wide.spatial(channel_maps(x, self.channels)))
+
+
+def width_of_part(architecture: Architecture, name: str) -> int:
+    """Channels of the stage or tower that a module of this name stands in."""
+    for stride, stage in zip((8, 16, 32), architecture.stages, strict=True):
+        if f"stage{stride}." in name:
+            return stage.width
+    return architecture.head.width or architecture.neck.width
 
 
 def masked_reference(supernet: Supernet, architecture: Architecture) -> Detector:
@@ -127,11 +154,15 @@ def masked_reference(supernet: Supernet, architecture: Architecture) -> Detector
             assert parameter.shape == shared.shape, name
             parameter.copy_(shared * own_part(shared.shape, own_shapes[name]))
     for name, module in list(network.named_modules()):
+        parent, _, child = name.rpartition(".")
         if isinstance(module, ConvolutionalBlockAttention):
-            parent, _, child = name.rpartition(".")
             channels = own_shapes[f"{name}.excite.weight"][0]
-            masked = MaskedConvolutionalBlockAttention(module, channels)
-            network.get_submodule(parent).register_module(child, masked)
+            masked: nn.Module = MaskedConvolutionalBlockAttention(module, channels)
+        elif isinstance(module, CbamPlus):
+            masked = MaskedCbamPlus(module, width_of_part(architecture, name))
+        else:
+            continue
+        network.get_submodule(parent).register_module(child, masked)
     return network.train()
 
 

@@ -7,9 +7,9 @@ import torch
 
 from nas.export import export_onnx
 from objectives.cost import count_macs_by_torch, count_parameters
+from search_spaces.context import ContextModule
 from search_spaces.face_network import FaceNetwork
 from search_spaces.heads import PRIOR_FACE_SHARE
-from search_spaces.zoo.context import ContextModule
 from search_spaces.zoo.mobilenet_v1 import MobileNetV1
 from search_spaces.zoo.retinaface import AnchorHead, retinaface_mnet025
 from tests.search_spaces.contracts import (

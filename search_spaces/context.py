@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from search_spaces.zoo.mobilenet_v1 import LEAK
+LEAK = 0.1
+"""What a leaky ReLU lets through of a negative number."""
 
 
 def plain_convolution(c_in: int, c_out: int) -> nn.Module:
@@ -17,6 +18,8 @@ class ContextModule(nn.Module):
     """Windows of 3, 5 and 7 pixels side by side, the larger ones stacked from 3x3 convolutions.
 
     convolution: makes a 3x3 convolution without bias from (c_in, c_out).
+    interleaved: every four channels of the output come from all windows, so that the first
+    channels are the output of a narrower module; else the windows follow one another.
 
     Shape: (B, c_in, H, W) -> (B, c_out, H, W), half of it from the smallest window and a quarter
     from each of the others.
@@ -34,11 +37,13 @@ class ContextModule(nn.Module):
         c_out: int,
         *,
         convolution: Callable[[int, int], nn.Module] = plain_convolution,
+        interleaved: bool = False,
     ) -> None:
         super().__init__()
         if c_out % 4:
             raise ValueError(f"c_out must be a multiple of 4, got {c_out}")
         quarter = c_out // 4
+        self.interleaved = interleaved
 
         def norm(narrow: int, wide: int) -> nn.Sequential:
             return nn.Sequential(convolution(narrow, wide), nn.BatchNorm2d(wide))
@@ -51,5 +56,9 @@ class ContextModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.enter(x)
-        windows = [self.window3(x), self.window5(hidden), self.window7(self.deepen(hidden))]
-        return torch.cat(windows, 1).relu()
+        window3, window5 = self.window3(x), self.window5(hidden)
+        window7 = self.window7(self.deepen(hidden))
+        if self.interleaved:
+            fours = [window3.unflatten(1, (-1, 2)), window5.unsqueeze(2), window7.unsqueeze(2)]
+            return torch.cat(fours, 2).flatten(1, 2).relu()
+        return torch.cat([window3, window5, window7], 1).relu()
