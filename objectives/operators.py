@@ -328,7 +328,7 @@ def _dynamic_channel_attention(graph: _Graph, x: FeatureMap) -> FeatureMap:
     squeezed = graph.elementwise("add", of_mean, of_peak)
     first, second = (graph.convolution(squeezed, x.channels, beside=BIAS) for _ in range(2))
     choice = graph.convolution(x, 1, beside=BIAS)
-    gates = graph.make("blend", (second, first, choice), (x.channels, x.height, x.width))
+    gates = graph.elementwise("blend", replace(choice, channels=x.channels), first, second)
     return graph.elementwise("multiply", x, gates)
 
 

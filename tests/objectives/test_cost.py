@@ -22,7 +22,7 @@ from objectives.operators import (
     lay_out,
     whole_network,
 )
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Head
 from search_spaces.attention import ATTENTION
 from search_spaces.blocks import BLOCKS, EXPANDING
 from search_spaces.catalogue import REFERENCES
@@ -108,7 +108,7 @@ def test_more_pixels_cost_more_macs_but_no_parameters() -> None:
 
 
 def test_sharing_a_tower_saves_its_parameters_twice_and_no_macs() -> None:
-    shared = replace(SMALLEST, head=replace(SMALLEST.head, sharing="shared", depth=2, width=32))
+    shared = replace(SMALLEST, head=Head("shared", "depthwise", 2, 32, "none"))
     split = replace(shared, head=replace(shared.head, sharing="per_level"))
     tower = lay_out(shared, image_size=64).towers[0].params
     one, three = (architecture_cost(a, image_size=64) for a in (shared, split))

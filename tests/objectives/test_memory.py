@@ -20,7 +20,7 @@ from objectives.memory import (
     peak_activation_bytes,
 )
 from objectives.operators import Layer, Operator, lay_out, whole_network
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Head
 from search_spaces.network import build
 from search_spaces.space import SPACE
 from search_spaces.supernet import covering_architectures
@@ -192,7 +192,7 @@ def test_the_short_cut_gives_what_the_search_of_the_whole_network_gives() -> Non
 def test_it_does_so_where_the_neck_and_the_head_need_most() -> None:
     for architecture in random_architectures(25, seed=8):
         first = replace(architecture.stages[0], width=16, depth=1)
-        head = replace(architecture.head, sharing="per_level", depth=1, width=128)
+        head = Head("per_level", "depthwise", 1, 128, architecture.head.attention)
         topheavy = replace(
             architecture,
             stem_width=1,
@@ -215,11 +215,11 @@ def test_every_layer_of_the_space_agrees_with_the_recursion() -> None:
 
 IN_PLACE = {
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "relu"),
-    *("hardsigmoid", "sigmoid", "add", "sub", "mul", "div"),
+    *("hardsigmoid", "sigmoid", "add", "sub", "mul", "div", "lerp"),
 }
 MAKING = {
     *("convolution", "bmm", "cat", "mean", "amax", "sum"),
-    *("upsample_nearest2d", "max_pool2d_with_indices"),
+    *("upsample_nearest2d", "max_pool2d_with_indices", "_softmax", "stack"),
 }
 
 

@@ -23,7 +23,7 @@ from objectives.traced_cost import (
     trace_operators,
     traced_peak,
 )
-from search_spaces.architecture import Architecture
+from search_spaces.architecture import Architecture, Head
 from search_spaces.codes import AnchorFreeCode
 from search_spaces.face_network import FaceNetwork
 from search_spaces.network import Detector, build
@@ -96,7 +96,7 @@ def test_they_do_so_where_the_neck_and_the_head_need_most() -> None:
             stem_width=1,
             stages=(replace(architecture.stages[0], width=16, depth=1), *architecture.stages[1:]),
             neck=replace(architecture.neck, width=256),
-            head=replace(architecture.head, sharing="per_level", depth=1, width=128),
+            head=Head("per_level", "depthwise", 1, 128, architecture.head.attention),
         )
         searched += needs_search(lay_out(topheavy, image_size=320))
         assert_equal_to_the_formula(topheavy, 320)
