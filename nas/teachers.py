@@ -22,7 +22,7 @@ from nas.fitting import to_channels_last
 from nas.weights import load_detector
 from objectives.session import INPUT_NAME, ONNX_ERRORS, OUTPUT_NAMES, open_session
 from search_spaces.catalogue import build_network
-from search_spaces.codes import AnchorCode, BoxCode, GridCode
+from search_spaces.codes import BoxCode
 from search_spaces.face_network import FaceNetwork
 
 WEIGHTS = "weights.safetensors"
@@ -202,13 +202,6 @@ def open_teacher(text: str, *, device: torch.device, threads: int = 0) -> Teache
 def level_sizes(code: BoxCode, height: int, width: int) -> list[tuple[int, int]]:
     """Predictions of a position, and positions, of each level for images of a size in pixels."""
     return [
-        (_predictions_of(code, level), math.ceil(height / stride) * math.ceil(width / stride))
+        (code.anchors_of(level), math.ceil(height / stride) * math.ceil(width / stride))
         for level, stride in enumerate(code.strides)
     ]
-
-
-def _predictions_of(code: BoxCode, level: int) -> int:
-    """Predictions of each position of a level."""
-    if isinstance(code, AnchorCode):
-        return code.anchors_of(level)
-    return code.boxes if isinstance(code, GridCode) else 1

@@ -19,7 +19,7 @@ from data.boxes import box_areas, box_xyxy_to_cxcywh
 from objectives.assignment import award, one_point_each, positions_inside
 from objectives.box_losses import IOU_LOSSES, offset_loss
 from objectives.loss import PAIRS_AT_ONCE, Losses, LossSettings
-from search_spaces.codes import AnchorCode
+from search_spaces.codes import CENTRE_VARIANCE, SIZE_VARIANCE, AnchorCode
 
 LEAST_REACH = 2
 """Windows go at least this many cells each way, so that crowded faces find anchors of their own."""
@@ -85,8 +85,8 @@ def multibox_loss(
 def boxes_to_offsets(boxes_xyxy: Tensor, anchors_cxcywh: Tensor) -> Tensor:
     """What `AnchorCode.offsets_to_boxes` takes to these boxes. (P, 4), (P, 4) -> (P, 4)."""
     boxes = box_xyxy_to_cxcywh(boxes_xyxy)
-    centres = (boxes[:, :2] - anchors_cxcywh[:, :2]) / anchors_cxcywh[:, 2:] / 0.1
-    sizes = (boxes[:, 2:].clamp(min=0.1) / anchors_cxcywh[:, 2:]).log() / 0.2
+    centres = (boxes[:, :2] - anchors_cxcywh[:, :2]) / anchors_cxcywh[:, 2:] / CENTRE_VARIANCE
+    sizes = (boxes[:, 2:].clamp(min=0.1) / anchors_cxcywh[:, 2:]).log() / SIZE_VARIANCE
     return torch.cat([centres, sizes], 1)
 
 

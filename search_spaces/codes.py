@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from data.boxes import box_cxcywh_to_xyxy
-from search_spaces.heads import STRIDES, decode_boxes, detection_scores
+from search_spaces.heads import STRIDES, decode_boxes, detection_scores, position_centres
+
+CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
+"""What a head's offsets are multiplied by, so that those to learn are not far from 1: the usual
+ones of SSD, which its paper does not name."""
+
+LARGEST_LOG_GROWTH = 4.0
+"""An anchor's side grows at most exp(4) = 55 times; beyond it exp would overflow in training."""
 
 
 @runtime_checkable
@@ -23,6 +30,9 @@ class BoxCode(Protocol):
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels between two positions of each level."""
+
+    def anchors_of(self, level: int) -> int:
+        """A, the predictions of a position of a level, whether or not they start from anchors."""
 
     def decode(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes (B, N, 4), corners in pixels, and scores (B, N) in 0..1, float32."""
@@ -39,6 +49,9 @@ class AnchorFreeCode:
     def strides(self) -> tuple[int, ...]:
         return STRIDES
 
+    def anchors_of(self, level: int) -> int:  # noqa: ARG002
+        return 1
+
     def decode(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         boxes_xyxy, class_logits, quality_logits = decode_boxes(levels)
         return boxes_xyxy, detection_scores(class_logits, quality_logits)
@@ -54,8 +67,8 @@ class AnchorCode:
 
     Levels: (B, A * K, H, W), anchor by anchor: background logit, face logit, dx, dy, dw, dh,
     extras. N: in a level anchor by anchor, then row by row. As in SSD (Liu et al.,
-    arXiv:1512.02325, section 2.2) with its usual variances: centre = anchor's centre +
-    0.1 * (dx, dy) * anchor's size; size = anchor's size * exp(0.2 * (dw, dh)).
+    arXiv:1512.02325, section 2.2): centre = anchor's centre + CENTRE_VARIANCE * (dx, dy) *
+    anchor's size; size = anchor's size * exp(SIZE_VARIANCE * (dw, dh)).
 
     Raises:
         ValueError: strides and sizes differ in number, or a number is out of range.
@@ -81,7 +94,7 @@ class AnchorCode:
         return 6 + self.extras
 
     def anchors_of(self, level: int) -> int:
-        """A, the anchors of a position of a level."""
+        """A, sizes times ratios."""
         return len(self.sizes[level]) * len(self.ratios)
 
     def split(self, levels: Sequence[Tensor]) -> Tensor:
@@ -94,13 +107,10 @@ class AnchorCode:
         return torch.cat(parts, 1).float()
 
     def anchors_cxcywh(self, levels: Sequence[Tensor]) -> Tensor:
-        """The anchors (N, 4), centre and size in pixels; a position's centre is its middle."""
+        """The anchors (N, 4), centre and size in pixels; centres are those of the positions."""
         parts = []
         for stride, sides, level in zip(self.strides, self.sizes, levels, strict=True):
-            rows, columns = level.shape[2:]
-            x = (torch.arange(columns, device=level.device, dtype=torch.float32) + 0.5) * stride
-            y = (torch.arange(rows, device=level.device, dtype=torch.float32) + 0.5) * stride
-            x, y = x.expand(rows, columns).flatten(), y[:, None].expand(rows, columns).flatten()
+            x, y = position_centres(level, stride).flatten(0, 1).unbind(1)
             for side in sides:
                 for ratio in self.ratios:
                     width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
@@ -111,8 +121,9 @@ class AnchorCode:
     def offsets_to_boxes(self, offsets: Tensor, anchors_cxcywh: Tensor) -> Tensor:
         """Offsets (B, N, 4) and their anchors (N, 4) -> boxes_xyxy (B, N, 4)."""
         size = anchors_cxcywh[:, 2:]
-        centres = anchors_cxcywh[:, :2] + 0.1 * offsets[..., :2] * size
-        sizes = size * (0.2 * offsets[..., 2:]).clamp(max=LARGEST_LOG_GROWTH).exp()
+        centres = anchors_cxcywh[:, :2] + CENTRE_VARIANCE * offsets[..., :2] * size
+        growth = (SIZE_VARIANCE * offsets[..., 2:]).clamp(max=LARGEST_LOG_GROWTH)
+        sizes = size * growth.exp()
         boxes_xyxy: Tensor = box_cxcywh_to_xyxy(torch.cat([centres, sizes], -1))
         return boxes_xyxy
 
@@ -122,10 +133,6 @@ class AnchorCode:
         return boxes_xyxy, (numbers[..., 1] - numbers[..., 0]).sigmoid()  # softmax of two
 
 
-LARGEST_LOG_GROWTH = 4.0
-"""An anchor's side grows at most exp(4) = 55 times; beyond it exp would overflow in training."""
-
-
 @dataclass(frozen=True, slots=True)
 class GridCode:
     """A few boxes for each cell of one coarse grid, as YOLO's first version has them.
@@ -133,11 +140,13 @@ class GridCode:
     stride: side of a cell in pixels. boxes: predictions of a cell. unit: pixels in which widths
     and heights are counted.
 
-    One level (B, boxes * 5, H, W), box by box: x, y, w, h, c. Centre = (cell + sigmoid(x, y)) *
-    stride; size = (w, h) squared * unit; score = sigmoid(c). N: box by box, then row by row.
-    Redmon et al., You Only Look Once, arXiv:1506.02640, section 2: there (w, h) are roots of
-    shares of the one image size the network takes; here images are of any size, so the unit is
-    fixed. With faces as the only class, no class probability is predicted beside the confidence.
+    One level (B, boxes * 5, H, W), box by box: x, y, w, h, c. Centre = (cell + (x, y)) * stride;
+    size = (w, h) squared * unit; score = c, cut to 0..1. N: box by box, then row by row.
+    Redmon et al., You Only Look Once, arXiv:1506.02640, section 2, with all numbers linear as in
+    section 2.2: under a squared error, a sigmoid near 0 has no slope to learn confidence by. There
+    (w, h) are roots of shares of the one image size the network takes; here images are of any
+    size, so the unit is fixed. With faces as the only class, no class probability is predicted
+    beside the confidence.
 
     Raises:
         ValueError: a number is not positive.
@@ -155,6 +164,9 @@ class GridCode:
     def strides(self) -> tuple[int, ...]:
         return (self.stride,)
 
+    def anchors_of(self, level: int) -> int:  # noqa: ARG002
+        return self.boxes
+
     def split(self, levels: Sequence[Tensor]) -> Tensor:
         """The level's numbers (B, boxes, H, W, 5), float32."""
         (level,) = levels
@@ -163,14 +175,11 @@ class GridCode:
 
     def boxes_cxcywh(self, numbers: Tensor) -> Tensor:
         """Numbers (B, boxes, H, W, 5) -> centre and size in pixels (B, boxes, H, W, 4)."""
-        rows, columns = numbers.shape[2:4]
-        x = torch.arange(columns, device=numbers.device, dtype=torch.float32)
-        y = torch.arange(rows, device=numbers.device, dtype=torch.float32)[:, None]
-        cells = torch.stack([x.expand(rows, columns), y.expand(rows, columns)], -1)
-        centres = (cells + numbers[..., :2].sigmoid()) * self.stride
+        middles = position_centres(numbers[..., 0], self.stride)
+        centres = middles + (numbers[..., :2] - 0.5) * self.stride
         return torch.cat([centres, numbers[..., 2:4].square() * self.unit], -1)
 
     def decode(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         numbers = self.split(levels)
         boxes_xyxy: Tensor = box_cxcywh_to_xyxy(self.boxes_cxcywh(numbers))
-        return boxes_xyxy.flatten(1, 3), numbers[..., 4].sigmoid().flatten(1)
+        return boxes_xyxy.flatten(1, 3), numbers[..., 4].clamp(0, 1).flatten(1)

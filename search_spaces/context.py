@@ -59,6 +59,7 @@ class ContextModule(nn.Module):
         window3, window5 = self.window3(x), self.window5(hidden)
         window7 = self.window7(self.deepen(hidden))
         if self.interleaved:
-            fours = [window3.unflatten(1, (-1, 2)), window5.unsqueeze(2), window7.unsqueeze(2)]
+            pairs = window3.reshape(x.shape[0], -1, 2, *x.shape[2:])
+            fours = [pairs, window5.unsqueeze(2), window7.unsqueeze(2)]
             return torch.cat(fours, 2).flatten(1, 2).relu()
         return torch.cat([window3, window5, window7], 1).relu()

@@ -77,15 +77,22 @@ class AnchorFreeHead(nn.Module):
         return tuple(tower(x) for tower, x in zip(towers, levels, strict=True))
 
 
+def position_centres(level: Tensor, stride: int) -> Tensor:
+    """Centres of a level's positions in pixels (H, W, 2) as x, y: the middles of its cells.
+
+    level: (B, channels, H, W), read for its shape and device only.
+    """
+    rows, columns = level.shape[2:]
+    x = (torch.arange(columns, device=level.device, dtype=torch.float32) + 0.5) * stride
+    y = (torch.arange(rows, device=level.device, dtype=torch.float32) + 0.5) * stride
+    return torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], 2)
+
+
 def level_points(levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Centres of all positions in pixels (N, 2) as x, y; and their strides (N,)."""
     centres, strides = [], []
     for level, stride in zip(levels, STRIDES, strict=True):
-        height, width = level.shape[2:]
-        x = (torch.arange(width, device=level.device, dtype=torch.float32) + 0.5) * stride
-        y = (torch.arange(height, device=level.device, dtype=torch.float32) + 0.5) * stride
-        x, y = x.expand(height, width), y.unsqueeze(1).expand(height, width)
-        centres.append(torch.stack([x, y], 2).flatten(0, 1))
+        centres.append(position_centres(level, stride).flatten(0, 1))
         strides.append(torch.full_like(centres[-1][:, 0], float(stride)))
     return torch.cat(centres), torch.cat(strides)
 

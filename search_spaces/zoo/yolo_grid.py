@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from search_spaces.codes import GridCode
 from search_spaces.face_network import FaceNetwork
-from search_spaces.heads import PRIOR_LOGIT
+from search_spaces.heads import PRIOR_FACE_SHARE
 from search_spaces.zoo.mobilenet_v3 import MobileNetV3Small
 from search_spaces.zoo.resnet import ResNet
 
@@ -38,7 +38,7 @@ def _grid_prediction(c_in: int) -> nn.Conv2d:
     predict = nn.Conv2d(c_in, CODE.boxes * 5, 1)
     assert predict.bias is not None
     nn.init.normal_(predict.weight, std=0.01)
-    first = [(0.0, 0.0, root, root, PRIOR_LOGIT) for root in FIRST_ROOTS]
+    first = [(0.5, 0.5, root, root, PRIOR_FACE_SHARE) for root in FIRST_ROOTS]
     with torch.no_grad():
         predict.bias.copy_(torch.tensor(first).flatten())
     return predict

@@ -265,7 +265,7 @@ def test_the_best_of_a_position_lies_at_the_position(code: AnchorFreeCode | Anch
     levels, middles = [], []
     for level, stride in enumerate(code.strides):
         rows, columns = height // stride, width // stride
-        anchors = code.anchors_of(level) if isinstance(code, AnchorCode) else 1
+        anchors = code.anchors_of(level)
         numbers = torch.zeros(2, anchors, 6, rows, columns)
         numbers[:, :, :2] = torch.randn(2, anchors, 2, rows, columns, generator=generator)
         levels.append(numbers.flatten(1, 2))

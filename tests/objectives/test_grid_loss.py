@@ -1,6 +1,7 @@
 """Grid heads: which cell and box answer for which face, and what they cost."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from search_spaces.codes import GridCode
 
 SIZE = 128
 CODE = GridCode(stride=32, boxes=2, unit=128.0)
+PAPERS = LossSettings(least_target=0.0)
 FACES = torch.tensor([[[8.0, 8, 20, 22], [40, 50, 80, 94], [100, 20, 124, 44]]])
 CELLS = [0, 2 * 4 + 1, 1 * 4 + 3]  # their centres: (14, 15), (60, 72), (112, 32)
 
@@ -113,6 +115,17 @@ def test_a_confidence_is_learned_as_fast_from_none_as_from_doubt() -> None:
     assert (slopes[0] < -0.6).all()  # of three faces
 
 
+def test_a_box_that_does_not_fit_yet_is_as_sure_as_the_least_target() -> None:
+    numbers = right_numbers(shift=3.0)
+    iou, surest = (loss_of(level_of(numbers), settings=s).quality for s in (PAPERS, None))
+    assert iou > 0.01
+    assert surest == 0
+    numbers[0, CELLS, 4] = 0.9
+    settings = LossSettings(least_target=0.9)
+    assert loss_of(level_of(numbers), settings=settings).quality < 1e-6
+    assert loss_of(level_of(right_numbers()), settings=settings).quality < 1e-6  # IoU 1 counts
+
+
 def test_empty_cells_count_alike_in_a_coarse_and_a_fine_grid() -> None:
     face = torch.tensor([[[40.0, 40, 60, 60]]])
     wanted = torch.ones(1, 1, dtype=torch.bool)
@@ -156,7 +169,8 @@ def test_while_no_box_overlaps_the_nearest_numbers_are_responsible() -> None:
 
 def test_the_overlap_is_a_target_and_not_a_way_to_a_lower_loss() -> None:
     level = level_of(right_numbers(shift=2.0)).requires_grad_()
-    torch.autograd.backward(loss_of(level, settings=LossSettings(coordinate_weight=0.0)).total)
+    settings = replace(PAPERS, coordinate_weight=0.0)
+    torch.autograd.backward(loss_of(level, settings=settings).total)
     assert level.grad is not None
     gradient = CODE.split([level.grad])
     assert (gradient[..., :4] == 0).all()
@@ -198,16 +212,16 @@ def test_values_worked_out_by_hand() -> None:
     level[0, 2:4, 0, 0] = 0.5  # 16 x 16 pixels around (16, 16)
     face = torch.tensor([[[16.0, 8, 32, 24]]])  # 16 x 16 around (24, 16): IoU 1/3
     wanted = torch.ones(1, 1, dtype=torch.bool)
-    loss = grid_loss(code, [level], face, wanted, ~wanted)
+    loss = grid_loss(code, [level], face, wanted, ~wanted, settings=PAPERS)
     assert loss.positives == 1
     assert loss.box.item() == pytest.approx((24 / 32 - 1 / 2) ** 2)
     assert loss.quality.item() == pytest.approx((1 / 2 - 1 / 3) ** 2)
     assert loss.classification.item() == pytest.approx(49 / 2 * 1 / 4)
     assert loss.total.item() == pytest.approx(5 / 16 + 1 / 36 + 49 / 16)
     level[0, 2, 0, 0] = math.sqrt(0.5)  # twice as wide: 32 x 16, IoU 1/2
-    loss = grid_loss(code, [level], face, wanted, ~wanted)
+    loss = grid_loss(code, [level], face, wanted, ~wanted, settings=PAPERS)
     assert loss.box.item() == pytest.approx(1 / 16 + (math.sqrt(0.5) - 0.5) ** 2)
     assert loss.quality.item() == pytest.approx(0)
-    settings = LossSettings(coordinate_weight=2.0, no_object_weight=3.0)
+    settings = replace(PAPERS, coordinate_weight=2.0, no_object_weight=3.0)
     weighed = grid_loss(code, [level], face, wanted, ~wanted, settings=settings)
     torch.testing.assert_close(weighed.total, 2 * loss.box + 3 * loss.classification)

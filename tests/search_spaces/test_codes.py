@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from data.boxes import box_cxcywh_to_xyxy
-from search_spaces.codes import AnchorCode, AnchorFreeCode, BoxCode, GridCode
+from search_spaces.codes import (
+    CENTRE_VARIANCE,
+    SIZE_VARIANCE,
+    AnchorCode,
+    AnchorFreeCode,
+    BoxCode,
+    GridCode,
+)
+from search_spaces.heads import position_centres
 
 ANCHORS = AnchorCode(strides=(8, 16), sizes=((16.0, 32.0), (64.0,)), ratios=(1.0, 2.0), extras=3)
 
@@ -31,6 +39,31 @@ def test_every_code_gives_corners_and_shares(
     assert scores.shape == (2, predictions)
     assert (boxes[..., 2:] >= boxes[..., :2]).all()
     assert ((scores >= 0) & (scores <= 1)).all()
+    positions = [(64 // stride) * (96 // stride) for stride in code.strides]
+    assert sum(code.anchors_of(i) * count for i, count in enumerate(positions)) == predictions
+
+
+@pytest.mark.parametrize(
+    ("code", "numbers"),
+    [
+        (AnchorFreeCode(), [0.0] * 6),
+        (AnchorCode((8, 16, 32), ((16.0,),) * 3), [0.0] * 6),
+        (GridCode(stride=32, boxes=1), [0.5, 0.5, 0.2, 0.2, 0.0]),
+    ],
+)
+def test_a_prediction_without_offset_is_centred_on_its_position(
+    code: BoxCode, numbers: list[float]
+) -> None:
+    levels = [
+        torch.tensor(numbers)[None, :, None, None].expand(1, -1, 64 // stride, 96 // stride)
+        for stride in code.strides
+    ]
+    boxes, _ = code.decode(levels)
+    centres = [
+        position_centres(level, stride).flatten(0, 1)
+        for level, stride in zip(levels, code.strides, strict=True)
+    ]
+    torch.testing.assert_close((boxes[0, :, :2] + boxes[0, :, 2:]) / 2, torch.cat(centres))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +83,16 @@ def test_offsets_of_zero_are_the_anchors() -> None:
     boxes, scores = ANCHORS.decode(levels)
     torch.testing.assert_close(boxes[0], box_cxcywh_to_xyxy(ANCHORS.anchors_cxcywh(levels)))
     assert (scores == 0.5).all()
+
+
+def test_offsets_count_in_variances_of_the_anchor() -> None:
+    anchors = torch.tensor([[40.0, 60, 20, 10]])
+    offsets = torch.tensor([[[1.0, -2, 0, 0], [0, 0, 3, -1]]]).transpose(0, 1)
+    (moved,), (grown,) = ANCHORS.offsets_to_boxes(offsets, anchors)
+    torch.testing.assert_close((moved[:2] + moved[2:]) / 2, torch.tensor([42.0, 58]))
+    sides = (grown[2:] - grown[:2]).log() - anchors[0, 2:].log()
+    torch.testing.assert_close(sides, torch.tensor([0.6, -0.2]))
+    assert (CENTRE_VARIANCE, SIZE_VARIANCE) == (0.1, 0.2)
 
 
 def test_anchors_have_their_areas_and_ratios_in_the_order_of_the_channels() -> None:
@@ -72,11 +115,19 @@ def test_a_face_logit_moves_its_own_anchor_only() -> None:
 def test_a_grid_box_is_where_its_cell_is() -> None:
     code = GridCode(stride=32, boxes=2, unit=100)
     level = torch.zeros(1, 10, 2, 3)
-    level[0, 7:9, 1, 2] = torch.tensor([0.3, 0.5])  # second box: w and h are roots
+    level[0, 5:9, 1, 2] = torch.tensor([0.5, 0.75, 0.3, 0.5])  # second box: w and h are roots
     boxes, _ = code.decode([level])
     width, height = 9.0, 25.0
-    expected = [80 - width / 2, 48 - height / 2, 80 + width / 2, 48 + height / 2]
+    expected = [80 - width / 2, 56 - height / 2, 80 + width / 2, 56 + height / 2]
     torch.testing.assert_close(boxes[0, 6 + 5], torch.tensor(expected))
+
+
+def test_a_grid_score_is_the_confidence_cut_to_a_share() -> None:
+    level = torch.zeros(1, 10, 1, 2)
+    level[0, 4, 0] = torch.tensor([-0.3, 0.4])
+    level[0, 9, 0] = torch.tensor([1.7, 0.0])
+    _, scores = GridCode(stride=32, boxes=2).decode([level])
+    torch.testing.assert_close(scores, torch.tensor([[0.0, 0.4, 1.0, 0.0]]))
 
 
 def test_impossible_codes_are_refused() -> None:

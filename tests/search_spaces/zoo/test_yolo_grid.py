@@ -8,6 +8,7 @@ import torch
 
 from nas.export import export_onnx
 from objectives.cost import count_macs, count_macs_by_torch, count_parameters
+from search_spaces.heads import position_centres
 from search_spaces.zoo.mobilenet_v3 import MobileNetV3Small, scaled_width
 from search_spaces.zoo.resnet import ResidualBlock, ResNet
 from search_spaces.zoo.yolo_grid import (
@@ -115,6 +116,8 @@ def test_an_untrained_cell_offers_a_small_and_a_large_box() -> None:
     boxes, scores = CODE.decode(network(noise_images(1, 64, 64)))
     sides = (boxes[0, :, 2:] - boxes[0, :, :2]).mean(1)
     torch.testing.assert_close(sides, torch.tensor([14.4] * 16 + [102.4] * 16))
+    centres = position_centres(torch.empty(1, 1, 4, 4), CODE.stride).flatten(0, 1)
+    torch.testing.assert_close((boxes[0, :, 2:] + boxes[0, :, :2]) / 2, centres.repeat(2, 1))
     torch.testing.assert_close(scores, torch.full_like(scores, 0.01))
 
 
