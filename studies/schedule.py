@@ -60,9 +60,9 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
-            fit=FitSettings(steps=between(100, 500), batch_size=8, learning_rate=3e-3)
+            fit=FitSettings(steps=between(100, 400), batch_size=8, learning_rate=3e-3)
         ),
-        proxy=ProxySettings(fit=FitSettings(steps=between(40, 100), batch_size=8)),
+        proxy=ProxySettings(fit=FitSettings(steps=between(40, 90), batch_size=8)),
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=between(80, 400), batch_size=8),
         retrain=retrain_settings(size, cuda=cuda),
