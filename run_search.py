@@ -18,6 +18,7 @@ from studies.console import (
     show_front,
     show_retraining,
     show_second_opinions,
+    show_table,
     show_validation,
     show_wider,
     show_zoo,
@@ -90,6 +91,10 @@ def search(
     data: DataOption = None,
     study: StudyOption = "synthetic",
     objective: Annotated[str, typer.Option(help="Cost to lower: macs or latency.")] = "macs",
+    latency_table: Annotated[
+        Path | None,
+        typer.Option(help="Device's table, for --objective latency; unset: this machine's."),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="Who proposes: tpe, nsga2 or random.")] = "tpe",
     max_params: Annotated[str, typer.Option(help="Trainable weights, strictly fewer.")] = "285K",
     max_macs: Annotated[
@@ -146,6 +151,7 @@ def search(
         supernet_steps=supernet_steps,
         proxy_steps=proxy_steps,
         retrain_steps=retrain_steps,
+        latency_table=latency_table,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)
@@ -237,6 +243,49 @@ def front(
         typer.echo(json.dumps(rows, indent=2))
     else:
         show_front(rows)
+
+
+@app.command()
+def fidelity(
+    study: StudyOption = "synthetic",
+    candidates: Annotated[
+        int | None, typer.Option(help="Networks to fit alone, 4 at least; unset: the study's own.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a fit alone; unset: the study's own.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    storage: StorageOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Compare the order of every proxy with that of networks trained alone for longer."""
+    from studies.fidelity_stage import (
+        CANDIDATE_COLUMNS,
+        PROXY_COLUMNS,
+        FidelityRequest,
+        candidate_cells,
+        proxy_cells,
+        study_fidelity,
+    )
+    from studies.workspace import Workspace
+
+    request = FidelityRequest(
+        workspace=Workspace(runs, study),
+        storage_url=storage,
+        candidates=candidates,
+        steps=steps,
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
+    with shown_progress() as progress:
+        record = study_fidelity(request, say=_say, progress=progress)
+    show_table(PROXY_COLUMNS, proxy_cells(record))
+    show_table(CANDIDATE_COLUMNS, candidate_cells(record))
+    _say(f"result: {request.target}")
+    _say(f"next: python run_search.py report --study {study}")
 
 
 @app.command()
@@ -477,6 +526,59 @@ def benchmark(
     report.write(target)
     show_benchmark(report)
     _say(f"result: {target}")
+
+
+@app.command("latency-table")
+def latency_table(
+    output: Annotated[Path, typer.Option(help="The table, a .json file; goes on if it is there.")],
+    image_size: Annotated[int, typer.Option(help="Side of the image, pixels.")] = 640,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of one inference.")] = 1,
+    device_name: Annotated[
+        str | None, typer.Option(help="What to call this machine; unset: its processor.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: CpuOption = "auto",
+) -> None:
+    """Time every block of the space on this machine, for search --objective latency."""
+    from nas.latency_table import empty_table, make_table
+    from search_spaces.space import SPACE
+
+    require_cpu(device)
+    empty = empty_table(
+        image_size=parse_image_size(image_size), threads=threads, device=device_name
+    )
+    _say(f"device: {empty.device}, {empty.runtime}; other programs would disturb the times")
+    with shown_progress() as progress:
+        table = make_table(output, empty, SPACE, seed=seed, progress=progress)
+    if table.error is not None:
+        _say(f"sums of blocks: {table.error.text}")
+    _say(f"table: {output}, {len(table.entries)} blocks")
+    _say(f"next: python run_search.py search --objective latency --latency-table {output}")
+
+
+@app.command("compare-samplers")
+def compare_samplers(
+    table: Annotated[Path, typer.Option(help="Recorded architectures, a .json file.")] = Path(
+        "benchmarks/search_table.json"
+    ),
+    trials: Annotated[int, typer.Option(help="Trained trials of each replay.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Replays of each sampler, 2 at least.")] = 20,
+    output: Annotated[Path | None, typer.Option(help="All curves, a .json file.")] = None,
+    seed: SeedOption = 0,
+    device: CpuOption = "auto",
+    workers: WorkersOption = None,
+) -> None:
+    """Replay samplers on a recorded table: hypervolume over trials, ours, Optuna's and random."""
+    from studies.replay import COLUMNS, ComparisonPlan, comparison_cells, replay_table
+
+    require_cpu(device)
+    plan = ComparisonPlan(trials=trials, seeds=seeds, seed=seed, workers=workers)
+    with shown_progress() as progress:
+        result = replay_table(table, plan, say=_say, progress=progress)
+    show_table(COLUMNS, comparison_cells(result["contenders"]))
+    if output is not None:
+        write_json(output, result)
+        _say(f"result: {output}")
 
 
 @app.command()

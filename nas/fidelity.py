@@ -1,5 +1,6 @@
 """How far the proxy can be believed: its order of candidates against a longer fit alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,37 +9,51 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from data.errors import UserError
 from data.shards import open_shards
-from nas.fitting import FitSettings
+from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
+from objectives.zero_cost import ZERO_COST_SCORES, zero_cost_scores
 from search_spaces.architecture import Architecture
 
 FEWEST_CANDIDATES = 4
 TRUSTED_TAU = 0.4
 
+LONGER = 3
+"""How many times longer than the proxy's a fit is that replaces one not to be trusted."""
 
-def choose_candidates(front: Sequence[int], others: Sequence[int], *, count: int) -> list[int]:
-    """Trials to fit alone: half spread over the front, the rest spread over the others.
+ZERO_COST_IMAGES = 16
 
-    front, others: trial numbers, each in order of cost.
+
+def choose_candidates(
+    front: Sequence[int], others: Sequence[int], *, count: int, seed: int
+) -> list[int]:
+    """Trials to fit alone: half spread over the front, the rest drawn from the others.
+
+    front: trial numbers in order of cost. All trials are taken where there are fewer than count.
 
     Raises:
-        UserError: there are fewer than FEWEST_CANDIDATES trials to choose from.
+        UserError: there are fewer than FEWEST_CANDIDATES trials to choose from, or to be chosen.
     """
+    if count < FEWEST_CANDIDATES:
+        raise UserError(
+            f"rank fidelity needs at least {FEWEST_CANDIDATES} candidates, got {count}; "
+            "raise --candidates"
+        )
     if len(front) + len(others) < FEWEST_CANDIDATES:
         raise UserError(
             f"rank fidelity needs at least {FEWEST_CANDIDATES} completed trials, "
             f"got {len(front) + len(others)}; raise --budget"
         )
+    count = min(count, len(front) + len(others))
     from_front = max(min(len(front), (count + 1) // 2), count - len(others))
-    chosen = [*_spread(front, from_front), *_spread(others, count - from_front)]
-    return list(dict.fromkeys(chosen))
+    drawn = np.random.default_rng(seed).permutation(len(others))[: count - from_front]
+    return [*spread(front, from_front), *(others[i] for i in sorted(drawn))]
 
 
-def _spread(items: Sequence[int], count: int) -> list[int]:
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """At most count of the items, at even distances, both ends among them."""
     count = min(count, len(items))
     if count == 0:
         return []
@@ -57,17 +72,26 @@ class StandAloneJob:
 
 
 class StandAloneEvaluator:
-    """Scores of a candidate fitted from weights of its own, for longer than the proxy."""
+    """Scores of a candidate fitted from weights of its own, for longer than the proxy; beside them
+    the zero-cost scores of its first weights. AP is NaN where the fit diverges."""
 
     def __init__(self, job: StandAloneJob) -> None:
         self._fit = job.fit
+        self._seed = job.seed
         self._fitter = CandidateFitter(
             open_shards(job.shards), job.proxy, seed=job.seed, device=torch.device(job.device)
         )
+        some = self._fitter.train.take(ZERO_COST_IMAGES, seed=job.seed).images
+        self._images = images_to_tensor(some, self._fitter.device)
 
     def __call__(self, architecture: Architecture, trial: int) -> dict[str, Any]:  # noqa: ARG002
-        network = self._fitter.fit(self._fitter.start(architecture), self._fit)
-        return report_scores(self._fitter.judge(network))
+        network = self._fitter.start(architecture)
+        promise = zero_cost_scores(network, self._images, seed=self._seed)
+        try:
+            fitted = self._fitter.fit(network, self._fit)
+        except NotFiniteError:
+            return {"ap": math.nan}
+        return {**report_scores(self._fitter.judge(fitted)), **promise}
 
 
 def kendall_tau(
@@ -77,31 +101,50 @@ def kendall_tau(
 
     0 where one of the two scores is the same for all candidates: it orders nothing.
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    one, other = _pair_signs(first), _pair_signs(second)
     generator = np.random.default_rng(seed)
-    draws = generator.integers(len(a), size=(resamples, len(a)))
-    taus = [_tau(a[draw], b[draw]) for draw in draws]
+    draws = generator.integers(len(one), size=(resamples, len(one)))
+    taus = [_tau(one[draw][:, draw], other[draw][:, draw]) for draw in draws]
     low, high = np.quantile(taus, (0.05, 0.95))
-    return _tau(a, b), (float(low), float(high))
+    return _tau(one, other), (float(low), float(high))
 
 
-def _tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    if (a == a[0]).all() or (b == b[0]).all():
-        return 0.0
-    return float(kendalltau(a, b).statistic)
+def _pair_signs(scores: Sequence[float]) -> NDArray[np.float64]:
+    """For each pair of candidates 1 where the first is ahead, -1 where it is behind, 0 if equal."""
+    values = np.asarray(scores, dtype=np.float64)
+    return np.sign(values[:, None] - values[None, :])
+
+
+def _tau(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Agreeing less disagreeing pairs, in parts of the pairs that are not ties."""
+    untied = math.sqrt((one**2).sum() * (other**2).sum())
+    return float((one * other).sum() / untied) if untied else 0.0
 
 
 def rank_fidelity(
     proxy: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], *, seed: int
 ) -> dict[str, Any]:
-    """Tau and interval of the search's own score (`ap`) and of the other scores kept beside it.
+    """Tau and interval of the search's own score (`ap`) and of every other that all trials have.
 
     proxy, alone: rows of the same candidates in the same order: a trial's scores with its
-    `trial`, `key`, `macs` and `params`, and the scores of the fit alone.
+    `trial`, `key`, `macs` and `params`, and the scores of the fit alone. The zero-cost scores of
+    the latter count as the trial's. `reranked`: trials by `alone_ap`, best first.
+
+    Raises:
+        UserError: there are fewer than FEWEST_CANDIDATES candidates.
     """
+    rows = [
+        {**p, **{name: a[name] for name in ZERO_COST_SCORES if name in a}}
+        for p, a in zip(proxy, alone, strict=True)
+    ]
+    if len(alone) < FEWEST_CANDIDATES:
+        raise UserError(
+            f"rank fidelity needs at least {FEWEST_CANDIDATES} candidates, got {len(alone)}"
+        )
     truth = [row["ap"] for row in alone]
-    names = ("ap", "smooth_ap", "recall", "macs", "params")
-    taus = {name: kendall_tau([row[name] for row in proxy], truth, seed=seed) for name in names}
+    names = _score_names(rows)
+    taus = {name: kendall_tau([row[name] for row in rows], truth, seed=seed) for name in names}
+    best_first = sorted(range(len(rows)), key=lambda i: -truth[i])
     return {
         "tau": taus["ap"][0],
         "tau_interval": list(taus["ap"][1]),
@@ -111,10 +154,21 @@ def rank_fidelity(
         },
         "architectures": [
             {
-                **{name: p[name] for name in ("trial", "key", *names)},
+                **{name: row[name] for name in ("trial", "key", *names)},
                 "alone_ap": a["ap"],
                 "alone_ap_interval": a["ap_interval"],
             }
-            for p, a in zip(proxy, alone, strict=True)
+            for row, a in zip(rows, alone, strict=True)
         ],
+        "reranked": [rows[i]["trial"] for i in best_first],
     }
+
+
+def _score_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What is a finite number in every row, `ap` first; the trial's own is none."""
+    shared = [name for name in rows[0] if all(_is_finite(row.get(name)) for row in rows)]
+    return ["ap", *(name for name in shared if name not in ("ap", "trial"))]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

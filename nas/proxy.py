@@ -1,7 +1,6 @@
 """What one candidate is worth, in seconds: a short fit from the supernet's weights."""
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,20 @@ import torch
 from data.augment import LIGHT
 from data.loader import ShardLoader
 from data.shards import ShardSet, open_shards
-from nas.export import export_onnx
-from nas.fitting import FitSettings, NotFiniteError, fit, seeded, to_channels_last
+from nas.fitting import (
+    FitSettings,
+    NotFiniteError,
+    fit,
+    images_to_tensor,
+    seeded,
+    targets_to_tensors,
+    to_channels_last,
+)
 from nas.inference import detect_images, recalibrate
 from nas.supernet_training import load_supernet
 from objectives.average_precision import PrecisionReport, evaluate_detections
-from objectives.latency import measure_latency
+from objectives.latency_table import LatencyTable
+from objectives.loss import detection_loss
 from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -63,6 +70,25 @@ class CandidateFitter:
         faces = [self.held_out.faces(i) for i in range(len(self.held_out))]
         return evaluate_detections(found, faces, seed=self._seed)
 
+    def held_out_loss(self, network: Detector, *, batch_size: int = 16) -> float:
+        """Mean detection loss on the held-out crops, unchanged; the network is left in eval mode.
+
+        A judged network has the statistics that it needs for this.
+        """
+        size = self.held_out.image_size
+        batches = ShardLoader(
+            self.held_out, batch_size=batch_size, image_size=size, seed=self._seed, augment=None
+        )
+        network.eval()
+        losses = []
+        with torch.inference_mode():
+            for step in range(batches.batches_per_epoch):
+                batch = batches.batch(step)
+                levels = network(images_to_tensor(batch.images, self.device))
+                targets = targets_to_tensors(batch, self.device)
+                losses.append(detection_loss(levels, *targets).total.item())
+        return sum(losses) / len(losses)
+
     def fit(self, network: Detector, settings: FitSettings) -> Detector:
         """Fit a network on the training crops."""
         batches = ShardLoader(
@@ -88,7 +114,7 @@ class CandidateFitter:
 class ProxyJob:
     """Where a worker process finds what it needs to judge candidates.
 
-    latency_image_size: pixels; with it candidates are also exported and timed. None: not timed.
+    latency_table: with it a candidate's latency is a score too. None: it is not.
     """
 
     shards: Path
@@ -96,7 +122,7 @@ class ProxyJob:
     settings: ProxySettings
     seed: int
     device: str
-    latency_image_size: int | None = None
+    latency_table: LatencyTable | None = None
 
 
 class ProxyEvaluator:
@@ -111,26 +137,18 @@ class ProxyEvaluator:
             open_shards(job.shards), job.settings, seed=job.seed, device=device
         )
         self._supernet = load_supernet(job.supernet, SPACE).to(device)
-        self._latency_image_size = job.latency_image_size
+        self._latency_table = job.latency_table
 
     def __call__(self, architecture: Architecture, trial: int) -> dict[str, Any]:  # noqa: ARG002
+        known: dict[str, Any] = {}
+        if self._latency_table is not None:
+            known["latency_ms"] = self._latency_table.latency_us(architecture) / 1000
         network = self._fitter.inherit(self._supernet, architecture)
         try:
             fitted = self._fitter.fit(network, self._fitter.settings.fit)
         except NotFiniteError:
-            return {"ap": math.nan, "latency_ms": math.nan}
-        scores = report_scores(self._fitter.judge(fitted))
-        if self._latency_image_size is not None:
-            scores["latency_ms"] = exported_latency(network, image_size=self._latency_image_size)
-        return scores
-
-
-def exported_latency(network: Detector, *, image_size: int) -> float:
-    """Median milliseconds of the exported network by ONNX Runtime on one CPU thread."""
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "model.onnx"
-        export_onnx(network.cpu(), onnx, metadata={})
-        return measure_latency(onnx, image_size=image_size, threads=1, runs=20).p50_ms
+            return known | {"ap": math.nan}
+        return report_scores(self._fitter.judge(fitted)) | known
 
 
 def report_scores(report: PrecisionReport) -> dict[str, Any]:

@@ -6,7 +6,7 @@ already; so the same command goes on where it was stopped.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,8 @@ from data.sample import ImageSource
 from data.shards import ShardSet, ShardSettings
 from data.sources import open_source
 from nas.device import choose_device
-from nas.fidelity import (
-    FEWEST_CANDIDATES,
-    TRUSTED_TAU,
-    StandAloneEvaluator,
-    StandAloneJob,
-    choose_candidates,
-    rank_fidelity,
-)
+from nas.fidelity import FEWEST_CANDIDATES
+from nas.latency_table import empty_table, make_table
 from nas.proxy import ProxyEvaluator, ProxyJob
 from nas.recipe import Recipe
 from nas.records import record_header, usable_cores
@@ -35,13 +29,14 @@ from nas.supernet_training import (
     train_supernet,
 )
 from objectives.cost import architecture_cost
+from objectives.latency_table import LatencyTable, load_latency_table, space_layers
 from objectives.limits import Limits, audit
-from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.chosen import RetrainRequest, export_network, measure_network, retrain_network
 from studies.dashboard import note_on_study, note_on_trial, study_note
 from studies.executors import local_workers
+from studies.fidelity_stage import FIDELITY, FidelityPlan, measure_fidelity
 from studies.front import choose_to_retrain, front_rows, front_trials
 from studies.preparation import prepare_source
 from studies.say import Say, unsaid
@@ -54,6 +49,8 @@ from studies.study_report import write_study_report
 from studies.workspace import Workspace
 
 LOOKAHEAD = 4
+LATENCY_TABLE = "latency_table.json"
+"""The file of a study that keeps the table its trials were summed from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +59,7 @@ class JobRequest:
 
     data: WIDER FACE folder, None for drawn faces. retrain: "auto", "all", "none" or a number.
     supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
+    latency_table: file of the device's table, for the objective latency; None: this machine's.
     """
 
     workspace: Workspace
@@ -78,6 +76,7 @@ class JobRequest:
     supernet_steps: int | None = None
     proxy_steps: int | None = None
     retrain_steps: int | None = None
+    latency_table: Path | None = None
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -89,6 +88,11 @@ class JobRequest:
         if self.retrain not in ("auto", "all", "none") and not self.retrain.isdecimal():
             raise UserError(
                 f"--retrain must be auto, all, none or a number of networks, got {self.retrain!r}"
+            )
+        if self.latency_table is not None and self.objective != "latency":
+            raise UserError(
+                f"--latency-table goes with --objective latency, got {self.objective}; "
+                "leave one of them out"
             )
 
     @property
@@ -118,6 +122,7 @@ class _Job:
         self.device, reason = choose_device(request.device)
         say(reason)
         self._saved = saved_settings(self.workspace.study, request.url)
+        self._table = self._known_table()
         self.schedule = self._schedule()
         self.workers = self._workers()
         self.stages = Stopwatch(self.workspace.file("timings.json"))
@@ -127,6 +132,9 @@ class _Job:
         source = self._open("train")
         with self.stages.time("audit"):
             self._audit()
+        if self.request.objective == "latency":
+            with self.stages.time("latency table"):
+                self._table = self._latency_table()
         with self.stages.time("prepare"):
             shards, folder = self._prepare(source)
         self._refuse_other_settings(data_hash=shards.hash)
@@ -138,7 +146,7 @@ class _Job:
             settings=self.schedule.proxy,
             seed=self.request.seed,
             device=str(self.device),
-            latency_image_size=self._latency_image_size,
+            latency_table=self._table,
         )
         with self.stages.time("search"):
             rows = self._search(shards, job)
@@ -153,11 +161,6 @@ class _Job:
             write_study_report(self.workspace, self.request.url)
         self._tell_what_next(front)
         return front
-
-    @property
-    def _latency_image_size(self) -> int | None:
-        is_timed = self.request.objective == "latency"
-        return self.request.limits.image_size if is_timed else None
 
     @property
     def _full_size(self) -> int:
@@ -189,9 +192,6 @@ class _Job:
         if self.device.type == "cuda":
             self.say("workers 1: trials share one CUDA device")
             return 1
-        if self.request.objective == "latency":
-            self.say("workers 1: timed networks must not disturb one another")
-            return 1
         workers = min(LOOKAHEAD, usable_cores())
         self.say(f"workers {workers}: one for each core, {LOOKAHEAD} at most")
         return workers
@@ -216,6 +216,37 @@ class _Job:
         write_json(
             target, {**record_header(seed=self.request.seed, data_hash=None), **result.to_json()}
         )
+
+    def _known_table(self) -> LatencyTable | None:
+        """The given latency table, or the one that the study has; None where there is neither."""
+        path = self.request.latency_table or self.workspace.file(LATENCY_TABLE)
+        if self.request.objective != "latency":
+            return None
+        if self.request.latency_table is None and not path.is_file():
+            return None
+        image_size = self.request.limits.image_size
+        table = load_latency_table(path, image_size=image_size)
+        table.require(space_layers(SPACE, image_size=image_size))
+        return table
+
+    def _latency_table(self) -> LatencyTable:
+        """The known table, else that of this machine, which all studies share; the study's copy."""
+        table = self._table or self._machine_table()
+        self.say(
+            f"latency: summed from the table of {table.device}, {table.threads} threads, "
+            f"{table.image_size} px: {table.error.text if table.error else 'error unknown'}"
+        )
+        write_json(
+            self.workspace.file(LATENCY_TABLE),
+            {**record_header(seed=None, data_hash=None), **table.to_json()},
+        )
+        return table
+
+    def _machine_table(self) -> LatencyTable:
+        empty = empty_table(image_size=self.request.limits.image_size)
+        path = self.workspace.cache / "latency" / f"{empty.fingerprint}.json"
+        self.say(f"latency table of this machine: {path}; other programs would disturb it")
+        return make_table(path, empty, SPACE, seed=0, progress=self.progress)
 
     def _prepare(self, source: ImageSource) -> tuple[ShardSet, Path]:
         return prepare_source(
@@ -261,8 +292,19 @@ class _Job:
             seed=request.seed,
             lookahead=LOOKAHEAD,
             starts=tuple(architecture.key for architecture in starting_points(SPACE)),
-            stages={"schedule": self.schedule.to_json(), "supernet": supernet.stem},
+            stages={
+                "schedule": self.schedule.to_json(),
+                "supernet": supernet.stem,
+                **self._table_facts,
+            },
         )
+
+    @property
+    def _table_facts(self) -> dict[str, str]:
+        """What a study remembers of its latency table: another one would be another objective."""
+        if self._table is None:
+            return {}
+        return {"latency_device": self._table.device, "latency_table": self._table.fingerprint}
 
     def _refuse_other_settings(self, *, data_hash: str | None = None) -> None:
         """Before a supernet is trained and files are written for a search that may not be."""
@@ -306,66 +348,21 @@ class _Job:
         if len(rows) < FEWEST_CANDIDATES:
             self.say(f"rank fidelity: not measured, fewer than {FEWEST_CANDIDATES} trials")
             return
-        target = self.workspace.file("fidelity.json")
+        target = self.workspace.file(FIDELITY)
         if target.is_file() and json.loads(target.read_text())["trials"] == len(rows):
             self.say("rank fidelity: measured before")
             return
-        by_number = {row.trial: row for row in rows}
-        front = [row.trial for row in front_trials(rows, self._cost)]
-        others = sorted(set(by_number) - set(front), key=lambda n: by_number[n].macs)
-        chosen = choose_candidates(front, others, count=self.schedule.fidelity_candidates)
-        alone = self._fit_alone(job, [by_number[number] for number in chosen])
-        result = rank_fidelity(
-            [
-                {
-                    "trial": n,
-                    "key": by_number[n].key,
-                    "macs": by_number[n].macs,
-                    "params": by_number[n].params,
-                    **by_number[n].scores,
-                }
-                for n in chosen
-            ],
-            alone,
+        plan = FidelityPlan(
+            workspace=self.workspace,
+            cost=self._cost,
+            data_hash=shards.hash,
+            proxy=job,
+            alone=self.schedule.alone,
+            candidates=self.schedule.fidelity_candidates,
             seed=self.request.seed,
+            workers=self.workers,
         )
-        record = record_header(seed=self.request.seed, data_hash=shards.hash)
-        write_json(
-            target, {**record, "trials": len(rows), "alone": asdict(self.schedule.alone), **result}
-        )
-        self._tell_fidelity(result)
-
-    def _fit_alone(self, job: ProxyJob, rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
-        alone = StandAloneJob(
-            shards=job.shards,
-            proxy=job.settings,
-            fit=self.schedule.alone,
-            seed=job.seed,
-            device=job.device,
-        )
-        with local_workers(partial(StandAloneEvaluator, alone), processes=self.workers) as workers:
-            for row in rows:
-                workers.submit(Architecture.from_key(row.key), row.trial)
-            results = []
-            for row in rows:
-                results.append(dict(workers.result(row.trial)))
-                self.progress("fit alone", len(results), len(rows))
-        return results
-
-    def _tell_fidelity(self, result: dict[str, Any]) -> None:
-        low, high = result["tau_interval"]
-        count = len(result["architectures"])
-        self.say(
-            f"rank fidelity: Kendall's tau {result['tau']:.2f} (90 % interval {low:.2f} to "
-            f"{high:.2f}) between the proxy and {count} networks fitted alone for "
-            f"{self.schedule.alone.steps} steps"
-        )
-        if result["tau"] < TRUSTED_TAU:
-            longer = 3 * max(1, self.schedule.proxy.fit.steps)
-            self.say(
-                f"tau is under {TRUSTED_TAU}: do not trust the order of this front; search again "
-                f"with --proxy-steps {longer} and another --study name"
-            )
+        measure_fidelity(plan, rows, say=self.say, progress=self.progress)
 
     def _retrain(self, rows: Sequence[TrialRow], source: ImageSource, supernet: Path) -> None:
         choice = self.request.retrain

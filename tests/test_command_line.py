@@ -1,23 +1,29 @@
 """What a person types and reads: every command, and every mistake that ends in one sentence."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from objectives.cost import architecture_cost
+from objectives.limits import Limits
 from run_search import main
+from tests.objectives.made_up_table import made_up_us
+from tests.studies.made_up_rows import made_up_rows
 from tests.tiny_job import make_jobs_tiny
 from tests.tiny_onnx import write_tiny_onnx
 
 ROOT = Path(__file__).parents[1]
 VERBS = (
-    "search", "prepare", "convert", "front", "retrain", "export", "zoo", "evaluate", "validate",
-    "benchmark", "detect", "report",
+    "search", "prepare", "convert", "front", "fidelity", "retrain", "export", "zoo", "evaluate",
+    "validate", "benchmark", "latency-table", "compare-samplers", "detect", "report",
 )  # fmt: skip
 TINY_SEARCH = (
     "--budget 4 --study tiny --max-params 60K --image-size 64 --device cpu "
@@ -120,12 +126,15 @@ def test_the_file_runs_as_a_program() -> None:
         ("--budget 4 --max-params 100", "random architectures keep the limits: --max-params 100"),
         ("--budget 4 --storage nonsense", "cannot use the storage nonsense"),
         ("search --budget -1", "--budget must be at least 1 trial, got -1"),
+        ("--budget 4 --latency-table a.json", "--latency-table goes with --objective latency"),
+        ("--objective latency --latency-table no.json", "there is no latency table no.json; make"),
         ("prepare --data nowhere", "nowhere"),
         ("prepare --split test", "unknown split 'test'"),
         ("prepare --image-size 33", "--image-size must be a positive multiple of 32, got 33"),
         ("prepare --image-size 4096", "--image-size must be at most 640, got 4096"),
         ("front", "no study 'synthetic'"),
         ("report --study other", "no study 'other'"),
+        ("fidelity --study other", "no study 'other'"),
         ("retrain --study other --trial 0", "no study 'other'"),
         ("retrain", "say which network: --study NAME --trial NUMBER, or --arch NAME"),
         ("retrain --arch yunet-n --study other", "say which network: "),
@@ -163,6 +172,7 @@ def test_mistakes_are_answered_with_a_sentence(
         ("retrain --study tiny --trial 0 --data nowhere", "nowhere"),
         ("export --study tiny --trial 99", "trial 99 of study 'tiny' has not been retrained"),
         ("front --study tinny", "no study 'tinny'"),
+        ("fidelity --study tiny --candidates 3 --device cpu", "at least 4 candidates, got 3"),
         (f"{TINY_SEARCH} --sampler random", "sampler was 'tpe' and is now 'random'"),
         (f"{TINY_SEARCH} --seed 1", "seed was 0 and is now 1"),
     ],
@@ -171,6 +181,22 @@ def test_mistakes_after_a_search_are_answered_with_a_sentence(
     run: Run, runs: Path, arguments: str, message: str
 ) -> None:
     refused(run(f"{arguments} --runs {runs}"), message)
+
+
+def test_samplers_are_compared_on_a_recorded_table(run: Run, tmp_path: Path) -> None:
+    table, target = tmp_path / "table.json", tmp_path / "curves.json"
+    cost = partial(architecture_cost, image_size=64)
+    table.write_text(json.dumps(made_up_rows(Limits(image_size=64), cost, count=20)))
+    command = f"compare-samplers --table {table} --workers 1 --trials 2"
+    status, output, _ = run(f"{command} --seeds 2 --output {target}")
+    assert status == 0
+    assert "20 architectures; each is guessed from the others" in output
+    result = json.loads(target.read_text())
+    assert all(f"\n{name} " in output for name in result["contenders"])
+    assert [len(one["mean"]) for one in result["contenders"].values()] == [2] * 5
+    refused(run(f"{command} --seeds 1"), "--seeds must be at least 2, for an interval, got 1")
+    refused(run(f"compare-samplers --table {target}"), "is no table of architectures")
+    refused(run(f"compare-samplers --table {tmp_path / 'no'}"), "no; record one: python -m")
 
 
 @pytest.mark.parametrize("verb", ["detect {} {}", "evaluate {}", "benchmark {}"])
@@ -212,6 +238,23 @@ def test_the_front_is_shown_and_printed_as_json(run: Run, runs: Path) -> None:
     assert status == 0
     assert len(output.splitlines()) == len(rows) + 1
     assert all(str(row["key"]) in output for row in rows)
+
+
+def test_the_order_of_the_proxies_is_compared_with_fits_alone(
+    run: Run, runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    target = tmp_path / "runs" / "tiny" / "fidelity.json"
+    target.unlink()
+    status, output, _ = run(
+        f"fidelity --study tiny --steps 2 --workers 1 --device cpu --runs {tmp_path / 'runs'}"
+    )
+    assert status == 0
+    assert "4 networks fitted alone for 2 steps" in output
+    assert f"result: {target}" in output
+    record = json.loads(target.read_text())
+    lines = [line.split()[0] for line in output.splitlines() if line.strip()]
+    assert record["proxies"].keys() | {str(n) for n in record["reranked"]} <= set(lines)
 
 
 def test_a_trial_is_retrained_exported_evaluated_and_benchmarked(
@@ -265,6 +308,27 @@ def test_a_reference_is_trained_from_the_command_line(run: Run, tmp_path: Path) 
     assert json.loads((folder / "retrain.json").read_text())["recipe"]["fit"]["optimizer"] == "sgd"
     assert run(f"export {chosen}")[0] == 0
     assert (folder / "model.onnx").is_file()
+
+
+def test_the_blocks_of_this_machine_are_timed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.latency_table.LayerTimer", lambda **_: made_up_us)
+    monkeypatch.setattr(
+        "nas.latency_table.measure_network",
+        lambda architecture, table: 1000 + table.latency_us(architecture),
+    )
+    path = tmp_path / "table.json"
+    arguments = f"latency-table --output {path} --image-size 64 --device-name"
+    status, output, _ = run(f"{arguments} phone")
+    assert status == 0
+    assert "Spearman's correlation 1.000" in output
+    assert f"--objective latency --latency-table {path}" in output
+    assert json.loads(path.read_text())["device"] == "phone"
+    refused(run(f"{arguments} laptop"), "is the latency table of 'phone', not of 'laptop'")
+    refused(run(f"latency-table --output {path} --image-size 65"), "multiple of 32, got 65")
+    search = f"--objective latency --latency-table {path} --runs {tmp_path}"
+    refused(run(search), "for images of 64 px, not of 640 px")
 
 
 def test_the_zoo_is_listed(run: Run) -> None:

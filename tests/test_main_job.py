@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from data.files import write_json
 from nas.detector import FaceDetector
+from objectives.latency_table import LatencyTable, TimedLayer, load_latency_table
 from objectives.limits import Limits
+from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.main_job import JobRequest, run_job
 from studies.storage import completed_trials, load_study
+from studies.workspace import Workspace
+from tests.objectives.made_up_table import made_up_table, made_up_us
 from tests.tiny_job import make_jobs_tiny, tiny_request
 
 STAGES = ("audit", "prepare", "supernet", "search", "fidelity", "retrain, export, benchmark")
@@ -168,6 +173,7 @@ def test_other_settings_are_refused_and_harm_nothing(
         ({"objective": "flops"}, "unknown objective 'flops'; known: latency, macs"),
         ({"sampler": "tpee"}, "unknown sampler 'tpee'.*Did you mean 'tpe'"),
         ({"retrain": "most"}, "--retrain must be auto, all, none or a number"),
+        ({"latency_table": Path("a.json")}, "--latency-table goes with --objective latency"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_done(
@@ -191,6 +197,71 @@ def test_three_trials_are_too_few_for_rank_fidelity(tmp_path: Path) -> None:
     assert [row["trial"] for row in rows] == [0]
     assert any("fewer than 4 trials" in line for line in said)
     assert any(line.startswith("next: python run_search.py front") for line in said)
+
+
+def latency_request(folder: Path, table: LatencyTable) -> JobRequest:
+    """Two trials that are not retrained, with a table of their own."""
+    path = folder / "given.json"
+    write_json(path, table.to_json())
+    request = tiny_request(folder / "runs", budget=2)
+    return replace(request, objective="latency", latency_table=path, retrain="none")
+
+
+def test_a_latency_study_sums_its_table_and_keeps_it(tmp_path: Path) -> None:
+    table, said = made_up_table(), list[str]()
+    request = latency_request(tmp_path, table)
+    rows = run_job(request, say=said.append)
+    for row in rows:
+        latency_us = table.latency_us(Architecture.from_key(row["key"]))
+        assert row["latency_ms"] == pytest.approx(latency_us / 1000)
+    assert any("summed from the table of phone" in line for line in said)
+    assert load_latency_table(request.workspace.file("latency_table.json")) == table
+    assert request.latency_table is not None
+    request.latency_table.unlink()
+    assert run_job(replace(request, latency_table=None)) == rows
+    other = latency_request(tmp_path, replace(table, device="laptop"))
+    with pytest.raises(UserError, match="latency_device was 'phone' and is now 'laptop'"):
+        run_job(other)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (made_up_table(image_size=96), "for images of 96 px, not of 64 px"),
+        (replace(made_up_table(), entries={}), r"'phone' has no block 'stem 3-8 at 64' and 18"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_before_anything_is_done(
+    tmp_path: Path, table: LatencyTable, message: str
+) -> None:
+    request = latency_request(tmp_path, table)
+    with pytest.raises(UserError, match=message):
+        run_job(request)
+    assert not request.workspace.runs.exists()
+
+
+def test_this_machine_is_measured_once_for_all_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(layer: TimedLayer) -> float:
+        measured.append(layer.key)
+        return made_up_us(layer)
+
+    monkeypatch.setattr("nas.latency_table.LayerTimer", lambda **_: measure)
+    monkeypatch.setattr(
+        "nas.latency_table.measure_network",
+        lambda architecture, table: 2 * table.latency_us(architecture),
+    )
+    request = replace(tiny_request(tmp_path, budget=1), objective="latency", retrain="none")
+    for study in ("one", "two"):
+        said: list[str] = []
+        workspace = Workspace(tmp_path, study)
+        run_job(replace(request, workspace=workspace), say=said.append)
+        assert any("Spearman's correlation 1.000" in line for line in said)
+        assert load_latency_table(workspace.file("latency_table.json")).error is not None
+    assert len(measured) == len(set(measured)) > 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from data.errors import UserError
 from nas.fidelity import (
@@ -13,7 +17,8 @@ from nas.fidelity import (
     rank_fidelity,
 )
 from nas.proxy import ProxySettings
-from tests.tiny_training import FIT, SMALLEST, tiny_shards
+from objectives.zero_cost import ZERO_COST_SCORES
+from tests.tiny_training import FIT, SMALLEST, diverge, tiny_shards
 
 ORDER = [0.1, 0.2, 0.3, 0.5, 0.6, 0.9]
 
@@ -26,18 +31,30 @@ def test_candidates_are_distinct_and_as_many_as_there_are(
 ) -> None:
     if front + others < 4:
         with pytest.raises(UserError, match=r"at least 4 completed trials, got \d; raise --budget"):
-            choose_candidates(range(front), range(100, 100 + others), count=count)
+            choose_candidates(range(front), range(100, 100 + others), count=count, seed=0)
         return
-    chosen = choose_candidates(range(front), range(100, 100 + others), count=count)
+    chosen = choose_candidates(range(front), range(100, 100 + others), count=count, seed=0)
     assert len(set(chosen)) == len(chosen) == min(count, front + others)
     assert set(chosen) <= {*range(front), *range(100, 100 + others)}
 
 
-def test_half_of_the_candidates_are_of_the_front_and_both_ends_are_in() -> None:
-    chosen = choose_candidates(range(9), range(100, 150), count=8)
-    assert sorted(n for n in chosen if n < 100)[::3] == [0, 8]
-    assert sorted(n for n in chosen if n >= 100)[::3] == [100, 149]
-    assert len([n for n in chosen if n < 100]) == 4
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_fewer_than_four_candidates_are_refused(count: int) -> None:
+    with pytest.raises(UserError, match=f"at least 4 candidates, got {count}; raise --candidates"):
+        choose_candidates(range(9), range(100, 150), count=count, seed=0)
+
+
+def test_half_of_the_candidates_are_spread_over_the_front() -> None:
+    chosen = choose_candidates(range(9), range(100, 150), count=8, seed=0)
+    of_front = [n for n in chosen if n < 100]
+    assert (len(of_front), of_front[0], of_front[-1]) == (4, 0, 8)
+
+
+def test_the_other_half_is_drawn_by_the_seed() -> None:
+    draws = [choose_candidates(range(9), range(100, 150), count=8, seed=s) for s in (0, 0, 1, 2)]
+    assert draws[0] == draws[1]
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert len({tuple(draw[:4]) for draw in draws}) == 1
 
 
 def test_tau_of_equal_orders_is_one_and_of_reversed_ones_minus_one() -> None:
@@ -62,26 +79,47 @@ def test_the_interval_holds_tau_and_tau_is_symmetric(other: list[float]) -> None
     assert kendall_tau(ORDER, other, seed=0) == (tau, (low, high))
 
 
+@pytest.mark.parametrize("levels", [3, 5, 100])
+def test_tau_is_that_of_scipy_also_with_ties(levels: int) -> None:
+    generator = np.random.default_rng(levels)
+    for _ in range(10):
+        first, second = generator.integers(levels, size=(2, 12)).tolist()
+        expected = kendalltau(first, second).statistic
+        assert kendall_tau(first, second, seed=0, resamples=1)[0] == pytest.approx(expected)
+
+
 def test_one_swap_of_neighbours_takes_two_pairs_of_fifteen() -> None:
     swapped = [ORDER[1], ORDER[0], *ORDER[2:]]
     assert kendall_tau(ORDER, swapped, seed=0)[0] == pytest.approx(1 - 2 / 15)
 
 
-def test_rank_fidelity_reports_each_score_beside_the_fit_alone() -> None:
-    proxy = [
+def proxy_rows(**others: list[Any]) -> list[dict[str, Any]]:
+    """Six trials of rising AP. others: further scores, one list each."""
+    return [
         {
             "trial": n,
             "key": f"key{n}",
             "ap": ap,
+            "ap_interval": [0.0, 1.0],
             "smooth_ap": -ap,
             "recall": 0.5,
             "macs": 100 + n,
             "params": 10,
+            **{name: values[n] for name, values in others.items()},
         }
         for n, ap in enumerate(ORDER)
     ]
-    alone = [{"ap": 2 * ap, "ap_interval": [0, 1]} for ap in ORDER]
-    result = rank_fidelity(proxy, alone, seed=0)
+
+
+def alone_rows(scores: list[float], **others: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"ap": ap, "ap_interval": [0, 1], **{name: values[n] for name, values in others.items()}}
+        for n, ap in enumerate(scores)
+    ]
+
+
+def test_rank_fidelity_reports_each_score_beside_the_fit_alone() -> None:
+    result = rank_fidelity(proxy_rows(), alone_rows([2 * ap for ap in ORDER]), seed=0)
     assert json.loads(json.dumps(result)) == result
     assert result["tau"] == pytest.approx(1)
     taus = {name: value["tau"] for name, value in result["proxies"].items()}
@@ -90,15 +128,56 @@ def test_rank_fidelity_reports_each_score_beside_the_fit_alone() -> None:
     assert [row["alone_ap"] for row in result["architectures"]] == [2 * ap for ap in ORDER]
 
 
-def test_a_fit_alone_follows_from_the_seed(tmp_path: Path) -> None:
-    _, shards = tiny_shards(tmp_path)
-    job = StandAloneJob(
+def test_zero_cost_scores_are_proxies_and_other_scores_of_a_fit_alone_are_not() -> None:
+    alone = alone_rows(ORDER, naswot=ORDER, zen=ORDER[::-1], recall=ORDER)
+    result = rank_fidelity(proxy_rows(), alone, seed=0)
+    taus = {name: result["proxies"][name]["tau"] for name in ("naswot", "zen", "recall")}
+    assert taus == pytest.approx({"naswot": 1, "zen": -1, "recall": 0})
+    assert [row["naswot"] for row in result["architectures"]] == ORDER
+
+
+def test_only_scores_that_are_numbers_in_all_trials_are_proxies() -> None:
+    rows = proxy_rows(
+        validation_loss=ORDER[::-1],
+        note=["text"] * 6,
+        sometimes=[math.nan, *ORDER[1:]],
+    )
+    del rows[3]["recall"]
+    result = rank_fidelity(rows, alone_rows(ORDER), seed=0)
+    assert set(result["proxies"]) == {"ap", "smooth_ap", "validation_loss", "macs", "params"}
+    assert result["proxies"]["validation_loss"]["tau"] == pytest.approx(-1)
+
+
+def test_candidates_are_ranked_again_by_the_fit_alone() -> None:
+    alone = alone_rows([0.3, 0.1, 0.6, 0.6, 0.0, 0.5])
+    assert rank_fidelity(proxy_rows(), alone, seed=0)["reranked"] == [2, 3, 5, 0, 1, 4]
+
+
+def test_three_candidates_have_no_rank_fidelity() -> None:
+    with pytest.raises(UserError, match="at least 4 candidates, got 3"):
+        rank_fidelity(proxy_rows()[:3], alone_rows(ORDER)[:3], seed=0)
+
+
+def tiny_job(folder: Path) -> StandAloneJob:
+    _, shards = tiny_shards(folder)
+    return StandAloneJob(
         shards=shards,
         proxy=ProxySettings(fit=FIT, recalibration_images=4, held_out_share=0.3),
         fit=replace(FIT, steps=2),
         seed=0,
         device="cpu",
     )
+
+
+def test_a_fit_alone_follows_from_the_seed(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
     first = StandAloneEvaluator(job)(SMALLEST, 0)
     assert StandAloneEvaluator(job)(SMALLEST, 5) == first
-    assert {"ap", "ap_interval"} <= first.keys()
+    assert {"ap", "ap_interval", *ZERO_COST_SCORES} <= first.keys()
+
+
+def test_a_fit_alone_that_diverges_has_no_ap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge(monkeypatch, "nas.fitting")
+    assert math.isnan(StandAloneEvaluator(tiny_job(tmp_path))(SMALLEST, 0)["ap"])

@@ -12,6 +12,7 @@ from nas.weights import save_weights
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
+from tests.objectives.made_up_table import made_up_table
 from tests.tiny_training import CPU, FIT, SMALLEST, diverge, equal_weights, tiny_shards, weights_of
 
 SETTINGS = ProxySettings(
@@ -64,11 +65,12 @@ def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
     assert "latency_ms" not in scores
 
 
-def test_a_timed_job_scores_the_same_and_the_latency(
+def test_a_job_with_a_table_scores_the_same_and_the_latency(
     evaluator: ProxyEvaluator, job: ProxyJob
 ) -> None:
-    scores = ProxyEvaluator(replace(job, latency_image_size=64))(SMALLEST, 0)
-    assert scores.pop("latency_ms") > 0
+    table = made_up_table()
+    scores = ProxyEvaluator(replace(job, latency_table=table))(SMALLEST, 0)
+    assert scores.pop("latency_ms") == table.latency_us(SMALLEST) / 1000
     assert scores == evaluator(SMALLEST, 0)
 
 
@@ -108,3 +110,13 @@ def test_judging_changes_statistics_only_and_is_repeatable(fitter: CandidateFitt
     assert fitter.judge(network) == first
     assert first.images == len(fitter.held_out)
     assert len(detect_images(network, fitter.held_out.images, device=CPU)) == first.images
+
+
+def test_the_held_out_loss_falls_with_fitting_and_is_repeatable(fitter: CandidateFitter) -> None:
+    network = fitter.start(SMALLEST)
+    fitter.judge(network)
+    before = fitter.held_out_loss(network, batch_size=2)
+    assert before == fitter.held_out_loss(network, batch_size=2) > 0
+    fitter.fit(network, replace(FIT, steps=30))
+    fitter.judge(network)
+    assert fitter.held_out_loss(network, batch_size=2) < before

@@ -1,0 +1,167 @@
+"""A table of architectures fitted alone on real shards, on which samplers are compared in seconds.
+
+Run from the repository's root:
+python -m benchmarks.record_table SHARDS [--architectures 120] [--steps 250] [--seed 0]
+    [--write benchmarks/search_table.json]
+SHARDS is a folder that `prepare` or a search wrote. Half of the architectures are drawn at random
+among those that keep the usual limits, half evenly over the logarithm of their MACs. Each is
+fitted from scratch and judged on held-out crops. What is measured once is kept in --folder, so a
+run that was cut goes on. `run_search.py compare-samplers` reads the table.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.files import write_json
+from data.progress import Progress, silent
+from data.shards import open_shards
+from nas.device import keep_freed_memory
+from nas.fitting import FitSettings, NotFiniteError
+from nas.proxy import CandidateFitter, ProxySettings
+from nas.records import record_header, usable_cores
+from objectives.cost import Cost, architecture_cost
+from objectives.limits import Limits
+from search_spaces.architecture import Architecture
+from search_spaces.space import SPACE
+from studies.console import shown_progress
+
+POOL = 20
+"""Feasible architectures drawn for each one that is chosen."""
+
+PROCESSES = 2
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How each architecture is fitted and judged."""
+
+    shards: Path
+    steps: int
+    seed: int
+
+
+def draw(count: int, *, seed: int) -> list[Architecture]:
+    """Different feasible architectures: half as they come, then half spread over log MACs."""
+    generator = np.random.default_rng(seed)
+    found: dict[Architecture, Cost] = {}
+    while len(found) < POOL * count:
+        architecture = SPACE.decode(SPACE.random_genotype(generator))
+        cost = architecture_cost(architecture, image_size=LIMITS.image_size)
+        if LIMITS.allow(cost):
+            found[architecture] = cost
+    chosen = list(found)[: count // 2]
+    sizes = {a: math.log(cost.macs) for a, cost in found.items() if a not in set(chosen)}
+    for size in np.linspace(min(sizes.values()), max(sizes.values()), count - len(chosen)):
+        nearest = min(sizes, key=lambda a: abs(sizes[a] - size))
+        chosen.append(nearest)
+        del sizes[nearest]
+    return chosen
+
+
+@cache
+def _fitter(recording: Recording) -> CandidateFitter:
+    """Opened once in each process."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    shards = open_shards(recording.shards)
+    fit = FitSettings(recording.steps, image_size=shards.image_size)
+    return CandidateFitter(
+        shards, ProxySettings(fit), seed=recording.seed, device=torch.device("cpu")
+    )
+
+
+def measure(recording: Recording, key: str) -> dict[str, Any]:
+    """A row of the table; `ap` is None where the loss was not finite."""
+    fitter, architecture = _fitter(recording), Architecture.from_key(key)
+    cost = architecture_cost(architecture, image_size=LIMITS.image_size)
+    row: dict[str, Any] = {"key": key, **asdict(cost), "ap": None}
+    start = perf_counter()
+    try:
+        network = fitter.fit(fitter.start(architecture), fitter.settings.fit)
+    except NotFiniteError:
+        return row
+    report = fitter.judge(network)
+    return row | {
+        "ap": round(report.ap, 6),
+        "ap_interval": [round(end, 6) for end in report.interval],
+        "smooth_ap": round(report.smooth_ap, 6),
+        "seconds": round(perf_counter() - start, 1),
+    }
+
+
+def record(
+    recording: Recording,
+    architectures: Sequence[Architecture],
+    folder: Path,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """The table as plain values. folder: where rows are kept until all are known."""
+    shards = open_shards(recording.shards)
+    home = folder / f"{shards.hash[:12]}-{recording.steps}-{recording.seed}"
+    paths = {a.key: home / f"{a.key}.json" for a in architectures}
+    missing = [key for key, path in paths.items() if not path.is_file()]
+    if missing:
+        _measure_all(recording, missing, paths, progress)
+    rows = [json.loads(path.read_text()) for path in paths.values()]
+    return {
+        **record_header(seed=recording.seed, data_hash=shards.hash),
+        "data": shards.manifest["source"],
+        "space": SPACE.fingerprint,
+        "limits": asdict(LIMITS),
+        "fit": asdict(FitSettings(recording.steps, image_size=shards.image_size)),
+        "not_finite": [row["key"] for row in rows if row["ap"] is None],
+        "rows": [row for row in rows if row["ap"] is not None],
+    }
+
+
+def _measure_all(
+    recording: Recording, missing: Sequence[str], paths: dict[str, Path], progress: Progress
+) -> None:
+    processes = min(PROCESSES, usable_cores(), len(missing))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(measure, recording, key): key for key in missing}
+        for done, job in enumerate(as_completed(jobs), start=1):
+            write_json(paths[jobs[job]], job.result())
+            progress("networks", len(paths) - len(missing) + done, len(paths))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--architectures", type=int, default=120, help="(120)")
+    parser.add_argument("--steps", type=int, default=250, help="of each fit (250)")
+    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/search_table"))
+    parser.add_argument("--write", type=Path, default=Path("benchmarks/search_table.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Record and write."""
+    options = parse()
+    recording = Recording(options.shards, options.steps, options.seed)
+    with shown_progress() as progress:
+        architectures = draw(options.architectures, seed=options.seed)
+        table = record(recording, architectures, options.folder, progress=progress)
+    write_json(options.write, table)
+    print(f"{options.write}: {len(table['rows'])} architectures")
+    print(f"next: python run_search.py compare-samplers --table {options.write}")
+
+
+if __name__ == "__main__":
+    main()

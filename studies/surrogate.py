@@ -1,0 +1,166 @@
+"""The average precision of any architecture, guessed from a table of fitted ones.
+
+A Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters
+2 and 5) over genes and costs. It works on the square root of AP, whose scatter is about the same
+for weak and strong networks, and says how well it guesses rows that it has not seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from nas.fidelity import kendall_tau
+from search_spaces.space import Space
+from studies.samplers import Candidate
+
+Array = NDArray[np.float64]
+
+FEWEST_ROWS = 20
+
+BOUNDS = {
+    "gene_variance": (1e-3, 10.0),
+    "gene_length": (0.05, 5.0),
+    "cost_variance": (1e-3, 100.0),
+    "cost_length": (0.1, 10.0),
+    "noise_variance": (1e-3, 2.0),
+}
+"""Where the likelihood is searched, in units of the table's variance; costs differ by their
+natural logarithm, genes by the share of them that differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateCheck:
+    """How well rows are guessed by all others.
+
+    r2: share of the variance of root AP that is explained. rmse: of AP. tau: Kendall's, with its
+    90 % interval. nearest_tau: of the AP of the row with the fewest differing genes, for
+    comparison. noise: standard deviation of root AP that genes and costs do not explain.
+    """
+
+    r2: float
+    rmse: float
+    tau: float
+    tau_interval: tuple[float, float]
+    nearest_tau: float
+    noise: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+class Surrogate:
+    """What a fit of any architecture of a space gives, as far as a table can tell.
+
+    The covariance of two architectures is v exp(-d / l) + w exp(-c² / 2 m²): d is the mean
+    difference of their genes, in ranks for numbers and 0 or 1 for names, c the distance of their
+    logarithmic MACs and parameters. v, l, w, m and the noise are those of the highest likelihood.
+
+    Raises:
+        ValueError: there are fewer than FEWEST_ROWS rows, or all have one AP.
+    """
+
+    def __init__(self, space: Space, candidates: Sequence[Candidate], aps: Sequence[float]) -> None:
+        if len(candidates) < FEWEST_ROWS:
+            raise ValueError(f"candidates must be at least {FEWEST_ROWS}, got {len(candidates)}")
+        roots = np.sqrt(np.asarray(aps, dtype=np.float64))
+        if np.ptp(roots) == 0:
+            raise ValueError(f"aps must differ, got {aps[0]} for all")
+        self._space = space
+        self._mean, self._spread = float(roots.mean()), float(roots.std())
+        self._genes, self._costs = self._features(candidates)
+        self._distances = _distances(self._genes, self._costs, self._genes, self._costs)
+        values = (roots - self._mean) / self._spread
+        self._parameters = _most_likely(self._distances, values)
+        matrix = _noisy_covariance(self._distances, self._parameters)
+        self._weights: Array = cho_solve(cho_factor(matrix, lower=True), values)
+        self._aps = np.asarray(aps, dtype=np.float64)
+        self.noise = self._spread * float(np.sqrt(self._parameters[-1]))
+
+    def expected(self, candidate: Candidate) -> float:
+        """The AP that is most likely, noise left out."""
+        return max(0.0, self._root(candidate)) ** 2
+
+    def observed(self, candidate: Candidate, *, seed: int) -> float:
+        """The AP of one fit: with noise that the seed and the architecture decide."""
+        digest = sha256(candidate.architecture.key.encode()).digest()
+        generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+        return max(0.0, self._root(candidate) + self.noise * generator.standard_normal()) ** 2
+
+    def check(self, *, seed: int) -> SurrogateCheck:
+        """Every row guessed from the others, the covariance staying as it is (ibid., 5.4.2).
+
+        seed: of the bootstrap that tau's interval comes from.
+        """
+        inverse = np.linalg.inv(_noisy_covariance(self._distances, self._parameters))
+        missed = self._spread * self._weights / np.diag(inverse)
+        roots = np.sqrt(self._aps)
+        guessed = np.maximum(0.0, roots - missed) ** 2
+        tau, interval = kendall_tau(guessed.tolist(), self._aps.tolist(), seed=seed)
+        genes = self._distances[0] + 2 * np.eye(len(roots))
+        nearest = self._aps[genes.argmin(axis=1)]
+        nearest_tau, _ = kendall_tau(nearest.tolist(), self._aps.tolist(), seed=seed)
+        return SurrogateCheck(
+            r2=float(1 - np.mean(missed**2) / self._spread**2),
+            rmse=float(np.sqrt(np.mean((guessed - self._aps) ** 2))),
+            tau=tau,
+            tau_interval=interval,
+            nearest_tau=nearest_tau,
+            noise=self.noise,
+        )
+
+    def _root(self, candidate: Candidate) -> float:
+        distances = _distances(*self._features([candidate]), self._genes, self._costs)
+        guess = _covariance(distances, self._parameters)[0] @ self._weights
+        return self._mean + self._spread * float(guess)
+
+    def _features(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
+        """Genes (N, genes), numbers as ranks in 0..1 and names as whole numbers; costs (N, 2)."""
+        steps = [
+            max(1, len(gene.choices) - 1) if isinstance(gene.choices[0], int) else 1
+            for gene in self._space.genes
+        ]
+        genes = np.array([candidate.genotype for candidate in candidates]) / np.array(steps)
+        costs = [(candidate.cost.macs, candidate.cost.params) for candidate in candidates]
+        return genes, np.log(np.array(costs, dtype=np.float64))
+
+
+def _distances(
+    genes: Array, costs: Array, other_genes: Array, other_costs: Array
+) -> tuple[Array, Array]:
+    """Mean difference of genes, in 0..1, and mean squared difference of costs; (N, M) each."""
+    differing = np.minimum(np.abs(genes[:, None] - other_genes[None]), 1.0).mean(axis=2)
+    apart = ((costs[:, None] - other_costs[None]) ** 2).mean(axis=2)
+    return differing, apart
+
+
+def _covariance(distances: tuple[Array, Array], parameters: Array) -> Array:
+    differing, apart = distances
+    gene_variance, gene_length, cost_variance, cost_length, _ = parameters
+    by_genes = gene_variance * np.exp(-differing / gene_length)
+    by_costs = cost_variance * np.exp(-apart / (2 * cost_length**2))
+    return np.asarray(by_genes + by_costs, dtype=np.float64)
+
+
+def _noisy_covariance(distances: tuple[Array, Array], parameters: Array) -> Array:
+    noise: Array = parameters[-1] * np.eye(len(distances[0]))
+    return _covariance(distances, parameters) + noise
+
+
+def _most_likely(distances: tuple[Array, Array], values: Array) -> Array:
+    """The parameters, in the order of BOUNDS, of the highest likelihood."""
+
+    def cost(logarithms: Array) -> float:
+        factor = cho_factor(_noisy_covariance(distances, np.exp(logarithms)), lower=True)
+        fit = values @ cho_solve(factor, values) / 2
+        return float(fit + np.log(np.diag(factor[0])).sum())
+
+    bounds = np.log(np.array(list(BOUNDS.values())))
+    found = minimize(cost, bounds.mean(axis=1), method="L-BFGS-B", bounds=bounds)
+    return np.asarray(np.exp(found.x), dtype=np.float64)
