@@ -51,6 +51,8 @@ class Chain(FaceNetwork):
             nn.init.constant_(layer.weight, weight)
         self.layers = nn.ModuleList(layers)
         self.norm = nn.BatchNorm2d(1) if norm else nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            nn.init.constant_(self.norm.bias, 7.0)  # so that it is not the identity
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         x = images[:, :1]
