@@ -36,6 +36,11 @@ def test_architectures_differ_fit_and_follow_from_the_seed() -> None:
     assert drawn != draw(12, seed=1)
 
 
+def test_none_is_chosen_twice_where_all_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_table, "POOL", 1)
+    assert len(set(draw(12, seed=0))) == 12
+
+
 def test_half_of_them_are_spread_over_all_sizes() -> None:
     drawn = draw(24, seed=0)
     spread = log_macs(drawn[12:])
