@@ -160,22 +160,46 @@ def load_study(name: str, storage_url: str) -> Study:
         UserError: there is no such study; names those there are.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    database = make_url_or_fail(storage_url).database
-    if storage_url.startswith("sqlite") and database and not Path(database).is_file():
-        raise UserError(f"no study {name!r}: there is no file {database}; run a search first")
-    storage = open_storage(storage_url)
-    known = optuna.get_all_study_names(storage)
+    if (missing := _missing_file(storage_url)) is not None:
+        raise UserError(f"no study {name!r}: there is no file {missing}; run a search first")
+    known = _study_names(storage_url)
     if not known:
         raise UserError(f"no study {name!r}: {storage_url} holds none; run a search first")
     if name not in known:
         raise unknown_name("study", name, known)
-    study = optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=open_storage(storage_url))
     if SETTINGS not in study.user_attrs:
         raise UserError(
             f"study {name!r} in {storage_url} was not made by this program; it knows its settings "
             "only of studies that its search made"
         )
     return study
+
+
+def _missing_file(storage_url: str) -> str | None:
+    """The file of a SQLite storage that is not there; connecting would make it."""
+    database = make_url_or_fail(storage_url).database
+    if storage_url.startswith("sqlite") and database and not Path(database).is_file():
+        return database
+    return None
+
+
+def _study_names(storage_url: str) -> list[str]:
+    """The studies of a database.
+
+    Optuna makes missing tables as it opens a database. A reader must not: it may come while a
+    search is making them, and the search would find them there and fail.
+    """
+    with storage_trouble(storage_url):
+        engine = sqlalchemy.create_engine(storage_url)
+        try:
+            if not sqlalchemy.inspect(engine).has_table("studies"):
+                return []
+            with engine.connect() as connection:
+                names = sqlalchemy.text("SELECT study_name FROM studies ORDER BY study_id")
+                return list(connection.execute(names).scalars())
+        finally:
+            engine.dispose()
 
 
 def make_url_or_fail(storage_url: str) -> sqlalchemy.engine.URL:
@@ -236,12 +260,8 @@ def _ranges(numbers: list[int]) -> str:
 
 def saved_settings(name: str, storage_url: str) -> dict[str, Any] | None:
     """The settings that a study was made with; None when there is no such study yet."""
-    database = make_url_or_fail(storage_url).database
-    if storage_url.startswith("sqlite") and database and not Path(database).is_file():
+    if _missing_file(storage_url) is not None or name not in _study_names(storage_url):
         return None
-    storage = open_storage(storage_url)
-    if name not in optuna.get_all_study_names(storage):
-        return None
-    study = optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=open_storage(storage_url))
     settings: dict[str, Any] | None = study.user_attrs.get(SETTINGS)
     return settings

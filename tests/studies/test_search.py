@@ -91,7 +91,7 @@ def test_a_killed_study_goes_on_with_the_same_trials(tmp_path: Path) -> None:
     run_search(straight, in_process(), budget=24)
     for wanted in (3, 12):
         with searching(tmp_path / "b", processes=1) as process:
-            wait_for_trials(killed, wanted)
+            wait_for_trials(killed, wanted, process)
             process.send_signal(signal.SIGKILL)
     run_search(killed, in_process(), budget=24)
     assert keys_of(killed) == keys_of(straight)
@@ -122,7 +122,7 @@ def test_workers_end_with_their_driver(tmp_path: Path, stop: signal.Signals) -> 
     assert heartbeat.stat().st_mtime_ns == last
 
 
-def wait_for_trials(search: Search, count: int) -> None:
+def wait_for_trials(search: Search, count: int, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -130,6 +130,7 @@ def wait_for_trials(search: Search, count: int) -> None:
                 return
         except UserError:  # no file, no table or no study yet
             pass
+        assert process.poll() is None, "the search has ended by itself"
         time.sleep(0.05)
     raise AssertionError(f"no {count} trials after a minute")
 

@@ -19,6 +19,7 @@ from studies.storage import (
     one_writer,
     open_storage,
     open_study,
+    saved_settings,
     sqlite_url,
 )
 from tests.studies.toy import make_toy, toy_search, toy_settings
@@ -80,6 +81,17 @@ def test_unknown_studies_and_trials_name_the_known_ones(tmp_path: Path) -> None:
     assert find_trial(study, 2).trial == 2
     with pytest.raises(UserError, match=r"no completed trial 9; completed: 0-2"):
         find_trial(study, 9)
+
+
+def test_a_reader_makes_no_tables(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "study.db")
+    engine = sqlalchemy.create_engine(url)
+    engine.connect().close()  # the file of a search that has not made its tables yet
+    assert (tmp_path / "study.db").is_file()
+    with pytest.raises(UserError, match="holds none; run a search first"):
+        load_study("toy", url)
+    assert saved_settings("toy", url) is None
+    assert sqlalchemy.inspect(engine).get_table_names() == []
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nosuch://host/db", "sqlite:////proc/nothing/a.db"])
