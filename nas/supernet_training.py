@@ -216,7 +216,8 @@ class SupernetJob:
 
     shards: folder of the crops. held_out_share: of their source images, never trained on.
     path: of the weights. facts: JSON values stored in the file beside the space and the
-    settings. device: where to train.
+    settings. device: where to train. space: whose feasible architectures are trained; `SPACE` or
+    a narrower one. The weights are those of `SPACE` in any case.
     """
 
     shards: Path
@@ -227,6 +228,7 @@ class SupernetJob:
     path: Path
     facts: dict[str, Any]
     device: str
+    space: Space = SPACE
 
     @property
     def checkpoint(self) -> Path:
@@ -260,7 +262,7 @@ def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
     )
     trainer = SupernetTrainer(
         Supernet(SPACE, seed=job.seed).to(job.device),
-        feasible_pool(SPACE, job.limits, size=POOL_SIZE, seed=job.seed),
+        feasible_pool(job.space, job.limits, size=POOL_SIZE, seed=job.seed),
         settings,
         seed=job.seed,
         team=team,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.progress import Progress, silent
-from objectives.cost import Cost, architecture_cost
+from objectives.cost import Cost
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
 
@@ -149,35 +148,73 @@ def flag(name: str) -> str:
     return {"max_memory_bytes": "--max-memory"}.get(name, "--" + name.replace("_", "-"))
 
 
-def audit(
-    space: Space,
-    limits: Limits,
-    *,
-    samples: int = 20_000,
-    seed: int,
-    cost: CostFunction | None = None,
-    progress: Progress = silent,
-) -> FeasibilityAudit:
-    """Cost of random genotypes, and what the limits leave of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class SpaceSample:
+    """Random genotypes of a space and what their architectures cost.
 
-    cost: `architecture_cost` at the limits' image size, unless another is given.
+    genotypes: (samples, genes). costs: (samples, 3), columns in the order of `MEASURED_BY`.
+    """
+
+    space: Space
+    genotypes: NDArray[np.int64]
+    costs: NDArray[np.int64]
+
+    def breaks(self, limits: Limits) -> NDArray[np.bool_]:
+        """Which limits are broken; (samples, 3), columns in the order of `MEASURED_BY`."""
+        return self.costs > self._largest(limits)
+
+    def feasible(self, limits: Limits) -> NDArray[np.bool_]:
+        """Which samples break no limit."""
+        return np.asarray((self.costs <= self._largest(limits)).all(axis=1))
+
+    @property
+    def macs(self) -> NDArray[np.int64]:
+        """The column of the costs that holds MACs."""
+        return self.costs[:, list(MEASURED_BY).index("max_macs")]
+
+    def _largest(self, limits: Limits) -> NDArray[np.int64]:
+        return np.array([limits.largest(name) for name in MEASURED_BY])
+
+
+def draw_sample(
+    space: Space,
+    cost: CostFunction,
+    *,
+    samples: int,
+    seed: int,
+    label: str = "feasibility audit",
+    progress: Progress = silent,
+) -> SpaceSample:
+    """Cost of random genotypes, each gene drawn evenly.
 
     Raises:
         ValueError: samples is not positive.
     """
     if samples <= 0:
         raise ValueError(f"samples must be positive, got {samples}")
-    measure = cost or partial(architecture_cost, image_size=limits.image_size)
-    costs = _sample_costs(space, measure, samples=samples, seed=seed, progress=progress)
-    names = tuple(MEASURED_BY)
-    largest = np.array([limits.largest(name) for name in names])
-    broken = costs > largest
+    generator = np.random.default_rng(seed)
+    genotypes = np.empty((samples, len(space.genes)), dtype=np.int64)
+    costs = np.empty((samples, len(MEASURED_BY)), dtype=np.int64)
+    for row in range(samples):
+        genotype = space.random_genotype(generator)
+        found = cost(space.decode(genotype))
+        genotypes[row] = genotype
+        costs[row] = found.params, found.macs, found.peak_bytes
+        if (row + 1) % PROGRESS_STEP == 0 or row + 1 == samples:
+            progress(label, row + 1, samples)
+    return SpaceSample(space, genotypes, costs)
+
+
+def audit(sample: SpaceSample, limits: Limits) -> FeasibilityAudit:
+    """What the limits leave of the sampled space."""
+    costs, names = sample.costs, tuple(MEASURED_BY)
+    broken = sample.breaks(limits)
     alone = broken & (broken.sum(axis=1, keepdims=True) == 1)
-    feasible = ~broken.any(axis=1)
+    feasible = sample.feasible(limits)
     quantiles = np.quantile(costs, QUANTILES, axis=0)
     is_open = feasible.mean() >= OPEN_SHARE
     return FeasibilityAudit(
-        samples=samples,
+        samples=len(costs),
         share=float(feasible.mean()),
         limits=limits,
         broken=dict(zip(names, map(float, broken.mean(axis=0)), strict=True)),
@@ -188,20 +225,6 @@ def audit(
         },
         opening={} if is_open else _smallest_opening(costs, limits),
     )
-
-
-def _sample_costs(
-    space: Space, cost: CostFunction, *, samples: int, seed: int, progress: Progress
-) -> NDArray[np.int64]:
-    """Shape (samples, 3), columns in the order of `MEASURED_BY`."""
-    generator = np.random.default_rng(seed)
-    costs = np.empty((samples, len(MEASURED_BY)), dtype=np.int64)
-    for row in range(samples):
-        found = cost(space.decode(space.random_genotype(generator)))
-        costs[row] = found.params, found.macs, found.peak_bytes
-        if (row + 1) % PROGRESS_STEP == 0 or row + 1 == samples:
-            progress("feasibility audit", row + 1, samples)
-    return costs
 
 
 def _smallest_opening(costs: NDArray[np.int64], limits: Limits) -> dict[str, int]:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.architecture import (
     NECKS,
@@ -60,17 +62,47 @@ def _genes() -> tuple[Gene, ...]:
     )
 
 
+GENES = _genes()
+"""The usual genes, with all choices that networks can be built of."""
+
+
 class Space:
     """All architectures that the genes can spell.
 
     A genotype has one index per gene, always the same number. A gene that its architecture does
     not use (the expansion of a block that has none, the width of a head without layers) is
     masked: `decode` ignores it and `encode` writes 0 there.
+
+    genes: named and ordered as the usual ones; their choices may be fewer.
     """
 
-    def __init__(self) -> None:
-        self.genes = _genes()
+    def __init__(self, genes: Sequence[Gene] = GENES) -> None:
+        self.genes = tuple(genes)
         self._position = {gene.name: i for i, gene in enumerate(self.genes)}
+
+    def __contains__(self, architecture: Architecture) -> bool:
+        """Whether some genotype stands for this architecture."""
+        try:
+            self.encode(architecture)
+        except ValueError:
+            return False
+        return True
+
+    def narrowed(self, dropped: Mapping[str, Collection[int | str]]) -> "Space":
+        """The space without some choices, given by the name of their gene.
+
+        Raises:
+            ValueError: there is no such gene or choice, or a gene would have none left.
+        """
+        for name, choices in dropped.items():
+            if name not in self._position:
+                raise ValueError(f"name must be that of a gene, got {name!r}")
+            known = self.genes[self._position[name]].choices
+            if unknown := [choice for choice in choices if choice not in known]:
+                raise ValueError(f"choices of {name} must be of {known}, got {unknown}")
+            if set(known) == set(choices):
+                raise ValueError(f"{name} must keep a choice, got {list(choices)} to drop")
+        return Space([_without(gene, dropped.get(gene.name, ())) for gene in self.genes])
 
     @property
     def size(self) -> int:
@@ -161,23 +193,44 @@ class Space:
             genotype[self._position[name]] = choices.index(value)
         return tuple(genotype)
 
+    def used(self, genotypes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which genes are not masked; both shapes (number of genotypes, number of genes)."""
+        used = np.ones(genotypes.shape, dtype=np.bool_)
+        for stride in STAGE_STRIDES:
+            block = self._position[f"stage{stride}_block"]
+            expands = np.isin(self.genes[block].choices, EXPANDING)
+            used[:, self._position[f"stage{stride}_expand_ratio"]] = expands[genotypes[:, block]]
+        depth = self._position["head_depth"]
+        has_layers = np.array(self.genes[depth].choices) != 0
+        for name in ("head_layer", "head_width"):
+            used[:, self._position[name]] = has_layers[genotypes[:, depth]]
+        return used
+
     def random_genotype(self, generator: np.random.Generator) -> Genotype:
         """A genotype with every gene drawn evenly."""
         return tuple(int(generator.integers(len(gene.choices))) for gene in self.genes)
 
     def corner(self, *, largest: bool) -> Architecture:
-        """The architecture whose every number is its gene's largest, or smallest, choice."""
+        """The architecture whose every number is its gene's largest, or smallest, choice.
+
+        Its blocks expand where it is the largest, and do not where the smallest, if the space
+        has such blocks.
+        """
         pick = -1 if largest else 0
-        blocks = "inverted" if largest else "depthwise"
         chosen = []
         for gene in self.genes:
             if gene.name.endswith("_block"):
-                chosen.append(gene.choices.index(blocks))
+                expands = [block in EXPANDING for block in gene.choices]
+                chosen.append(expands.index(largest) if largest in expands else 0)
             elif isinstance(gene.choices[0], int):
                 chosen.append(pick % len(gene.choices))
             else:
                 chosen.append(0)
         return self.decode(self.encode(self.decode(tuple(chosen))))
+
+
+def _without(gene: Gene, dropped: Collection[int | str]) -> Gene:
+    return Gene(gene.name, tuple(choice for choice in gene.choices if choice not in dropped))
 
 
 def _decode_stage(prefix: str, number: dict[str, int], word: dict[str, str]) -> Stage:

@@ -169,6 +169,10 @@ def _attentive() -> Architecture:
 
 
 def starting_points(space: Space) -> tuple[Architecture, ...]:
-    """The smallest network of the space, two plain ones, and those nearest to the references."""
+    """The smallest network of the space, two plain ones, and those nearest to the references.
+
+    Those that a narrowed space does not spell are left out.
+    """
     nearest = (make() for make in NEAREST.values())
-    return space.corner(largest=False), _inverted(), _attentive(), *nearest
+    usual = space.corner(largest=False), _inverted(), _attentive(), *nearest
+    return tuple(architecture for architecture in usual if architecture in space)

@@ -213,6 +213,7 @@ def test_all_that_matters_changes_a_supernets_name() -> None:
         supernet_hash(SPACE, LIMITS, SupernetSettings(fit=FIT), **usual),
         supernet_hash(SPACE, LIMITS, SETTINGS, **{**usual, "data_hash": "other"}),
         supernet_hash(SPACE, LIMITS, SETTINGS, **{**usual, "seed": 1}),
+        supernet_hash(SPACE.narrowed({"stem_width": (24,)}), LIMITS, SETTINGS, **usual),
     ]
     assert all(one != other for one, other in itertools.combinations(names, 2))
     assert supernet_hash(SPACE, LIMITS, SETTINGS, **usual) == names[0]

@@ -4,7 +4,7 @@ import pytest
 
 from data.errors import UserError
 from objectives.cost import Cost
-from objectives.limits import MEASURED_BY, FeasibilityAudit, Limits, audit
+from objectives.limits import MEASURED_BY, FeasibilityAudit, Limits, audit, draw_sample
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 
@@ -18,7 +18,7 @@ def cost_of(architecture: Architecture) -> Cost:
 
 
 def audited(limits: Limits) -> FeasibilityAudit:
-    return audit(SPACE, limits, samples=SAMPLES, seed=1, cost=cost_of)
+    return audit(draw_sample(SPACE, cost_of, samples=SAMPLES, seed=1), limits)
 
 
 def test_parameters_are_strictly_under_and_the_others_at_most() -> None:
@@ -72,14 +72,28 @@ def test_limits_that_must_change_together_do_so() -> None:
         closed.check()
 
 
+def test_a_sample_holds_genotypes_with_their_costs() -> None:
+    sample = draw_sample(SPACE, cost_of, samples=50, seed=2)
+    limits = Limits(max_params=300, max_macs=32)
+    assert len(sample.genotypes) == 50
+    for genotype, costs, feasible in zip(
+        sample.genotypes, sample.costs, sample.feasible(limits), strict=True
+    ):
+        cost = cost_of(SPACE.decode(tuple(map(int, genotype))))
+        assert (cost.params, cost.macs, cost.peak_bytes) == tuple(costs)
+        assert limits.allow(cost) == feasible
+    assert sample.macs.max() == 64
+    with pytest.raises(ValueError, match="samples must be positive, got 0"):
+        draw_sample(SPACE, cost_of, samples=0, seed=2)
+
+
 def test_progress_is_told() -> None:
     heard: list[tuple[str, int, int]] = []
-    audit(
+    draw_sample(
         SPACE,
-        Limits(),
+        cost_of,
         samples=1500,
         seed=0,
-        cost=cost_of,
         progress=lambda label, done, total: heard.append((label, done, total)),
     )
     assert heard == [("feasibility audit", 1000, 1500), ("feasibility audit", 1500, 1500)]

@@ -21,9 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def reduced_space(**choices: tuple[int | str, ...]) -> Space:
     """A space of few choices: those given, the first alone of every other gene."""
-    space = Space()
-    space.genes = tuple(Gene(g.name, choices.get(g.name, g.choices[:1])) for g in space.genes)
-    return space
+    return Space([Gene(g.name, choices.get(g.name, g.choices[:1])) for g in SPACE.genes])
 
 
 REDUCED = [
@@ -42,6 +40,17 @@ REDUCED = [
         head_width=(16, 32, 48),
     ),
 ]
+
+
+DROPPED: dict[str, tuple[int | str, ...]] = {
+    "stem_width": (8, 16),
+    "stage8_block": ("depthwise", "inverted"),
+    "stage16_block": EXPANDING,
+    "stage32_expand_ratio": (2, 3),
+    "head_layer": ("depthwise",),
+    "head_depth": (0,),
+}
+NARROWED = SPACE.narrowed(DROPPED)
 
 
 @pytest.mark.parametrize("space", REDUCED)
@@ -112,6 +121,15 @@ def test_exactly_the_masked_genes_do_not_matter() -> None:
     assert masked_seen > 20
 
 
+def test_used_genes_are_those_that_are_not_masked() -> None:
+    generator = np.random.default_rng(2)
+    for space in (SPACE, NARROWED, REDUCED[-1]):
+        genotypes = np.array([space.random_genotype(generator) for _ in range(100)])
+        for genotype, used in zip(genotypes, space.used(genotypes), strict=True):
+            chosen = {g.name: g.choices[i] for g, i in zip(space.genes, genotype, strict=True)}
+            assert [not is_masked(gene.name, chosen) for gene in space.genes] == used.tolist()
+
+
 def test_random_genotypes_follow_the_seed() -> None:
     def draw(seed: int) -> list[tuple[int, ...]]:
         generator = np.random.default_rng(seed)
@@ -130,6 +148,59 @@ def test_random_genotypes_make_every_choice_evenly() -> None:
         assert share == pytest.approx(1 / len(gene.choices), abs=0.05), gene.name
 
 
+def test_a_narrowed_space_holds_the_same_networks_without_the_dropped_choices() -> None:
+    generator = np.random.default_rng(8)
+    for _ in range(300):
+        architecture = NARROWED.decode(NARROWED.random_genotype(generator))
+        canonical = NARROWED.encode(architecture)
+        assert NARROWED.decode(canonical) == architecture
+        assert architecture in NARROWED
+        assert SPACE.decode(SPACE.encode(architecture)).key == architecture.key
+        assert architecture.stem_width in (12, 24)
+        assert architecture.stages[1].block not in EXPANDING
+        assert architecture.stages[2].expand_ratio in (1, 4)
+        assert architecture.head.depth
+
+
+def test_an_architecture_is_in_a_narrowed_space_where_it_makes_no_dropped_choice() -> None:
+    seen = set()
+    for architecture in random_architectures(2000, seed=7):
+        genotype = np.array([SPACE.encode(architecture)])
+        made = {
+            gene.name: gene.choices[index]
+            for gene, index, used in zip(SPACE.genes, *genotype, *SPACE.used(genotype), strict=True)
+            if used
+        }
+        held = all(value not in DROPPED.get(name, ()) for name, value in made.items())
+        assert (architecture in NARROWED) == held
+        seen.add(held)
+    assert seen == {True, False}
+
+
+def test_narrowing_can_be_done_in_steps_and_undone_by_nothing() -> None:
+    stepwise = SPACE
+    for name, choices in DROPPED.items():
+        stepwise = stepwise.narrowed({name: list(choices)})
+    assert stepwise.fingerprint == NARROWED.fingerprint != SPACE.fingerprint
+    assert SPACE.narrowed({}).fingerprint == SPACE.fingerprint
+    assert NARROWED.size < SPACE.size
+
+
+@pytest.mark.parametrize(
+    ("dropped", "message"),
+    [
+        ({"stem": (8,)}, "name must be that of a gene, got 'stem'"),
+        ({"stem_width": (8, 9)}, r"choices of stem_width must be of \(8, .*\), got \[9\]"),
+        ({"stem_depth": (2, 1)}, r"stem_depth must keep a choice, got \[2, 1\] to drop"),
+    ],
+)
+def test_bad_narrowings_are_refused(
+    dropped: dict[str, tuple[int | str, ...]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SPACE.narrowed(dropped)
+
+
 def numbers(architecture: Architecture) -> list[int]:
     """All that can be larger or smaller."""
     stages = [(s.depth, s.width, s.kernel_size, s.expand_ratio) for s in architecture.stages]
@@ -143,8 +214,21 @@ def test_corners_hold_every_number_between_them() -> None:
     for architecture in random_architectures(200, seed=6):
         between = zip(numbers(smallest), numbers(architecture), numbers(largest), strict=True)
         assert all(low <= number <= high for low, number, high in between)
+    assert all(stage.block == "depthwise" for stage in smallest.stages)
+    assert all(stage.block == "inverted" for stage in largest.stages)
     for corner in (smallest, largest):
         assert SPACE.decode(SPACE.encode(corner)) == corner
+
+
+def test_corners_of_a_narrowed_space_are_in_it() -> None:
+    smallest, largest = NARROWED.corner(largest=False), NARROWED.corner(largest=True)
+    assert smallest in NARROWED
+    assert largest in NARROWED
+    assert (smallest.stem_width, largest.stem_width) == (12, 24)
+    assert smallest.stages[0].block not in EXPANDING
+    assert largest.stages[1].block not in EXPANDING
+    only = SPACE.narrowed({"stage8_block": [b for b in BLOCKS if b not in EXPANDING]})
+    assert only.corner(largest=False).stages[0].block in EXPANDING
 
 
 def test_fingerprint_tells_spaces_apart() -> None:
@@ -161,9 +245,7 @@ def test_fingerprint_tells_spaces_apart() -> None:
     ]
     seen = {base}
     for genes in changed:
-        space = Space()
-        space.genes = genes
-        seen.add(space.fingerprint)
+        seen.add(Space(genes).fingerprint)
     assert len(seen) == 1 + len(changed)
 
 

@@ -27,6 +27,13 @@ def test_starting_points_differ_and_begin_with_the_smallest() -> None:
     assert min(costs, key=lambda cost: cost.params) == costs[0]
 
 
+def test_those_that_a_narrowed_space_does_not_spell_are_left_out() -> None:
+    narrowed = SPACE.narrowed({"stem_width": (8,)})
+    points = starting_points(narrowed)
+    assert points[0] == narrowed.corner(largest=False) != POINTS[0]
+    assert set(points[1:]) == {point for point in POINTS if point.stem_width > 8}
+
+
 def test_every_block_is_tried() -> None:
     blocks = {stage.block for point in POINTS for stage in point.stages}
     assert blocks == set(BLOCKS)
