@@ -399,11 +399,30 @@ def fit(
     progress: Progress = silent,
 ) -> NetworkType:
     """Fit a network, where it is, for `settings.steps` steps and return the result."""
+    *_, result = fit_through(
+        network, batches, settings, stops=range(1, settings.steps + 1), progress=progress
+    )
+    return result
+
+
+def fit_through(
+    network: NetworkType,
+    batches: BatchSource,
+    settings: FitSettings,
+    *,
+    stops: Sequence[int],
+    progress: Progress = silent,
+) -> Iterator[NetworkType]:
+    """One fit, shown on its way: the result so far after each of these numbers of steps, rising.
+
+    It may be looked at, and judged, but is trained on afterwards; who stops asking ends the fit.
+    """
     trainer = Trainer(network, settings)
-    for step in range(settings.steps):
-        trainer.step(batches.batch(step))
-        progress("fit", step + 1, settings.steps)
-    return trainer.result
+    for stop in stops:
+        while trainer.step_count < stop:
+            trainer.step(batches.batch(trainer.step_count))
+            progress("fit", trainer.step_count, settings.steps)
+        yield trainer.result
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What one candidate is worth, in seconds: a short fit from the supernet's weights."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ from nas.fitting import (
     FitSettings,
     NotFiniteError,
     fit,
+    fit_through,
     images_to_tensor,
     seeded,
     targets_to_tensors,
     to_channels_last,
 )
 from nas.inference import detect_images, recalibrate
+from nas.stop_rule import (
+    FIT_STEPS,
+    RUNG_SCORES,
+    SPARED_AT,
+    STOPPED_AT,
+    StopRule,
+    rung_steps,
+)
 from nas.supernet_training import load_supernet
 from objectives.average_precision import PrecisionReport, evaluate_detections
 from objectives.latency_table import LatencyTable
@@ -36,13 +46,22 @@ class ProxySettings:
 
     fit: the short fit. recalibration_images: for the batch-norm statistics after it.
     held_out_share: of the shards' source images, kept for the judgement.
-    held_out_images: most crops used for it.
+    held_out_images: most crops used for it. early_stopping: whether a fit is judged at rungs
+    and may end there. rung_images: most crops used for the judgement at a rung, and for the
+    statistics before it.
     """
 
     fit: FitSettings
     recalibration_images: int = 128
     held_out_share: float = 0.2
     held_out_images: int = 256
+    early_stopping: bool = False
+    rung_images: int = 96
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps after which a fit is judged, its end left out."""
+        return rung_steps(self.fit.steps) if self.early_stopping else ()
 
 
 class CandidateFitter:
@@ -63,11 +82,14 @@ class CandidateFitter:
             min(len(self.train), settings.recalibration_images), seed=seed
         ).images
 
-    def judge(self, network: Detector) -> PrecisionReport:
-        """Average precision on the held-out crops, with statistics of the network's own."""
-        recalibrate(network, self._recalibration, device=self.device)
-        found = detect_images(network, self.held_out.images, device=self.device)
-        faces = [self.held_out.faces(i) for i in range(len(self.held_out))]
+    def judge(self, network: Detector, *, images: int | None = None) -> PrecisionReport:
+        """Average precision on the held-out crops, with statistics of the network's own.
+
+        images: most crops to judge by and to take statistics from; None for all.
+        """
+        recalibrate(network, self._recalibration[:images], device=self.device)
+        found = detect_images(network, self.held_out.images[:images], device=self.device)
+        faces = [self.held_out.faces(i) for i in range(len(found))]
         return evaluate_detections(found, faces, seed=self._seed)
 
     def held_out_loss(self, network: Detector, *, batch_size: int = 16) -> float:
@@ -91,14 +113,22 @@ class CandidateFitter:
 
     def fit(self, network: Detector, settings: FitSettings) -> Detector:
         """Fit a network on the training crops."""
-        batches = ShardLoader(
+        return fit(network, self._batches(settings), settings)
+
+    def fit_through(
+        self, network: Detector, settings: FitSettings, *, stops: Sequence[int]
+    ) -> Iterator[Detector]:
+        """The same, shown after each of these numbers of steps; see `nas.fitting.fit_through`."""
+        return fit_through(network, self._batches(settings), settings, stops=stops)
+
+    def _batches(self, settings: FitSettings) -> ShardLoader:
+        return ShardLoader(
             self.train,
             batch_size=settings.batch_size,
             image_size=settings.image_size,
             seed=self._seed,
             augment=LIGHT,
         )
-        return fit(network, batches, settings)
 
     def inherit(self, supernet: Supernet, architecture: Architecture) -> Detector:
         """A candidate with the supernet's weights."""
@@ -128,7 +158,8 @@ class ProxyJob:
 class ProxyEvaluator:
     """Scores of a candidate by its architecture: inherit, fit, recalibrate, judge.
 
-    A fit that diverges scores NaN, which fails its trial and not the search.
+    A fit that its rule stops has the scores of that rung, and STOPPED_AT among them. One that
+    diverges scores NaN, which fails its trial and not the search.
     """
 
     def __init__(self, job: ProxyJob) -> None:
@@ -139,16 +170,37 @@ class ProxyEvaluator:
         self._supernet = load_supernet(job.supernet, SPACE).to(device)
         self._latency_table = job.latency_table
 
-    def __call__(self, architecture: Architecture, trial: int) -> dict[str, Any]:  # noqa: ARG002
+    def __call__(
+        self,
+        architecture: Architecture,
+        trial: int,  # noqa: ARG002
+        rule: StopRule,
+    ) -> dict[str, Any]:
         known: dict[str, Any] = {}
         if self._latency_table is not None:
             known["latency_ms"] = self._latency_table.latency_us(architecture) / 1000
-        network = self._fitter.inherit(self._supernet, architecture)
+            rule = replace(rule, cost=known["latency_ms"])
         try:
-            fitted = self._fitter.fit(network, self._fitter.settings.fit)
+            return self._judged(architecture, rule) | known
         except NotFiniteError:
             return known | {"ap": math.nan}
-        return report_scores(self._fitter.judge(fitted)) | known
+
+    def _judged(self, architecture: Architecture, rule: StopRule) -> dict[str, Any]:
+        """Scores of the fit's end, or of the rung where the rule ends it."""
+        fitter, settings = self._fitter, self._fitter.settings
+        end, rungs = settings.fit.steps, settings.rungs
+        known: dict[str, Any] = {RUNG_SCORES: []} if rungs else {}
+        network = fitter.inherit(self._supernet, architecture)
+        shown = fitter.fit_through(network, settings.fit, stops=(*rungs, end))
+        for rung, steps in enumerate(rungs):
+            report = fitter.judge(next(shown), images=settings.rung_images)
+            known[RUNG_SCORES].append(report.smooth_ap)
+            if not rule.is_beaten(rung, report.smooth_interval[1]):
+                continue
+            if not rule.is_exempt:
+                return report_scores(report) | known | {STOPPED_AT: steps, FIT_STEPS: steps}
+            known.setdefault(SPARED_AT, steps)
+        return report_scores(fitter.judge(next(shown))) | known | {FIT_STEPS: end}
 
 
 def report_scores(report: PrecisionReport) -> dict[str, Any]:
@@ -157,6 +209,7 @@ def report_scores(report: PrecisionReport) -> dict[str, Any]:
         "ap": report.ap,
         "ap_interval": list(report.interval),
         "smooth_ap": report.smooth_ap,
+        "smooth_ap_interval": list(report.smooth_interval),
         "recall": report.recall,
         **{f"ap_{name}": stratum.ap for name, stratum in report.strata.items()},
     }

@@ -77,6 +77,7 @@ class PrecisionReport:
     ap: average precision at `iou_threshold`. interval: 5th and 95th percentile of `ap` when
     the images are drawn again with replacement. smooth_ap: mean AP over IoU 0.3, 0.4 and 0.5;
     it already tells networks apart after fits too short for boxes to fit tightly.
+    smooth_interval: the same of `smooth_ap`.
     strata: AP by face height, keys of STRATA; bands without faces are left out.
     recall: share of faces found by any detection, whatever its score.
     """
@@ -84,6 +85,7 @@ class PrecisionReport:
     ap: float
     interval: tuple[float, float]
     smooth_ap: float
+    smooth_interval: tuple[float, float]
     strata: dict[str, StratumPrecision]
     recall: float
     images: int
@@ -92,7 +94,8 @@ class PrecisionReport:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain lists, dicts and numbers."""
-        return asdict(self) | {"interval": list(self.interval)}
+        intervals = {"interval": list(self.interval), "smooth_interval": list(self.smooth_interval)}
+        return asdict(self) | intervals
 
 
 def evaluate_detections(
@@ -135,20 +138,25 @@ def evaluate_detections(
     drawn = np.random.default_rng(seed).multinomial(
         images, np.full(images, 1 / images), size=resamples
     )
-    low, high = np.nanpercentile(_ap(pool, verdict, drawn.T.astype(float)), [5, 95])
-    smooth = [
-        average_precision(pool, judge(pool, threshold)) for threshold in SMOOTH_IOU_THRESHOLDS
-    ]
+    weights = drawn.T.astype(float)
+    smooth = [judge(pool, threshold) for threshold in SMOOTH_IOU_THRESHOLDS]
     return PrecisionReport(
         ap=average_precision(pool, verdict),
-        interval=(float(low), float(high)),
-        smooth_ap=float(np.mean(smooth)),
+        interval=_interval(_ap(pool, verdict, weights)),
+        smooth_ap=float(np.mean([average_precision(pool, one) for one in smooth])),
+        smooth_interval=_interval(np.mean([_ap(pool, one, weights) for one in smooth], axis=0)),
         strata=_strata(pool, verdict),
         recall=int((verdict.face >= 0).sum()) / len(pool.face_image),
         images=images,
         faces=len(pool.face_image),
         iou_threshold=iou_threshold,
     )
+
+
+def _interval(samples: Floats) -> tuple[float, float]:
+    """5th and 95th percentile; draws without faces left out."""
+    low, high = np.nanpercentile(samples, [5, 95])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from data.processes import ProcessPool
+from nas.stop_rule import NEVER, StopRule
 from search_spaces.architecture import Architecture
 from studies.storage import Score
 
-Evaluate = Callable[[Architecture, int], Mapping[str, Score]]
-"""(architecture, trial number) -> scores by name, `ap` among them."""
+Evaluate = Callable[[Architecture, int, StopRule], Mapping[str, Score]]
+"""(architecture, trial number, when to stop it) -> scores by name, `ap` among them, and
+`nas.stop_rule.STOPPED_AT` where it was stopped."""
 
 MakeEvaluate = Callable[[], Evaluate]
 """Prepares an evaluation, loading what it needs. For processes it must be picklable."""
@@ -30,6 +32,7 @@ class WorkerDied(Exception):  # noqa: N818 - an event, not a fault of this progr
 @dataclass(slots=True)
 class _Job:
     architecture: Architecture
+    rule: StopRule
     future: Future[Mapping[str, Score]] | None = None
     """None when the executor broke before it took the job."""
 
@@ -54,9 +57,9 @@ class Workers:
         self._executor = open_executor()
         self._jobs: dict[int, _Job] = {}
 
-    def submit(self, architecture: Architecture, trial: int) -> None:
+    def submit(self, architecture: Architecture, trial: int, rule: StopRule = NEVER) -> None:
         """Queue the evaluation of a trial."""
-        self._jobs[trial] = _Job(architecture)
+        self._jobs[trial] = _Job(architecture, rule)
         self._start(trial)
 
     def result(self, trial: int) -> Mapping[str, Score]:
@@ -95,7 +98,7 @@ class Workers:
     def _start(self, trial: int) -> None:
         job = self._jobs[trial]
         try:
-            job.future = self._executor.submit(self._evaluate, job.architecture, trial)
+            job.future = self._executor.submit(self._evaluate, job.architecture, trial, job.rule)
         except BrokenExecutor:
             job.future = None
 
@@ -107,7 +110,8 @@ class Workers:
         self._renew()
         job = self._jobs.pop(trial)
         try:
-            return self._executor.submit(self._evaluate, job.architecture, trial).result()
+            future = self._executor.submit(self._evaluate, job.architecture, trial, job.rule)
+            return future.result()
         except BrokenExecutor as error:
             self._renew()
             raise WorkerDied(
@@ -169,10 +173,12 @@ def _start_worker(make_evaluate: MakeEvaluate) -> None:
     _make_evaluate = make_evaluate
 
 
-def _evaluate_in_worker(architecture: Architecture, trial: int) -> Mapping[str, Score]:
+def _evaluate_in_worker(
+    architecture: Architecture, trial: int, rule: StopRule
+) -> Mapping[str, Score]:
     global _evaluate
     if _evaluate is None:
         if _make_evaluate is None:
             raise RuntimeError("the worker was not set up")
         _evaluate = _make_evaluate()
-    return _evaluate(architecture, trial)
+    return _evaluate(architecture, trial, rule)

@@ -1,20 +1,24 @@
 """The driver of a search: asks the sampler, has architectures evaluated, tells the study.
 
 Trials are asked and told strictly in the order of their numbers, through a window of `lookahead`
-trials in flight. So a study depends on its settings and scores alone: any number of workers, at
-any speed, stopped and gone on with at any time, makes the same trials.
+trials in flight, and a trial may only be stopped by trials that its choice could know of. So a
+study depends on its settings and scores alone: any number of workers, at any speed, stopped and
+gone on with at any time, makes the same trials.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from data.errors import UserError
 from data.progress import Progress, silent
+from nas.stop_rule import EXEMPT_SHARE, RUNG_SCORES, STOPPED_AT, Peer, StopRule
 from objectives.limits import CostFunction
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -59,7 +63,8 @@ class Search:
 def run_search(
     search: Search, workers: Workers, *, budget: int, progress: Progress = silent
 ) -> tuple[TrialRow, ...]:
-    """Bring a study to `budget` trials, failed ones counted, and give its completed trials.
+    """Bring a study to `budget` trials, failed and stopped ones counted, and give its completed
+    trials. A stopped one ends PRUNED, with its scores as user attributes.
 
     Trials that an earlier run left unfinished are evaluated first. On Ctrl-C the trials in flight
     stay unfinished for the next run.
@@ -84,6 +89,7 @@ class _Driver:
         self._study = study
         self._workers = workers
         self._in_flight: dict[int, FrozenTrial] = {}
+        self._peers: dict[int, Peer] = {}
         self._sampler = FeasibleSampler(
             self._rules,
             base=settings.sampler,
@@ -95,6 +101,8 @@ class _Driver:
     def run(self, budget: int, progress: Progress) -> None:
         stored = self._study.get_trials(deepcopy=False)
         told = sum(trial.state.is_finished() for trial in stored)  # told in order: the first ones
+        for trial in stored[:told]:
+            self._remember(trial.number, trial.user_attrs)
         queued = told
         failures = 0
         progress("trials", min(told, budget), budget)
@@ -140,7 +148,23 @@ class _Driver:
     def _queue(self, trial: FrozenTrial) -> None:
         self._in_flight[trial.number] = trial
         architecture = Architecture.from_key(trial.user_attrs["key"])
-        self._workers.submit(architecture, trial.number)
+        self._workers.submit(architecture, trial.number, self._rule(trial))
+
+    def _rule(self, trial: FrozenTrial) -> StopRule:
+        """When to stop a trial, from the trials that its choice could know of."""
+        latest = trial.number - self._settings.lookahead
+        generator = np.random.default_rng([self._settings.seed, trial.number])
+        return StopRule(
+            cost=trial.user_attrs.get(self._settings.metric_names[1], math.inf),
+            peers=tuple(peer for number, peer in self._peers.items() if number <= latest),
+            is_exempt=bool(generator.random() < EXEMPT_SHARE),
+        )
+
+    def _remember(self, number: int, known: Mapping[str, Any]) -> None:
+        """Keep what later trials are compared with."""
+        if RUNG_SCORES in known:
+            cost = float(known[self._settings.metric_names[1]])
+            self._peers[number] = Peer(cost, tuple(known[RUNG_SCORES]))
 
     def _settle(self, number: int) -> str | None:
         """Wait for a trial and tell the study. Why the trial failed, or None.
@@ -161,7 +185,11 @@ class _Driver:
         if not all(map(math.isfinite, values)):
             return self._fail(trial, f"its {' and '.join(names)} came out as {values}")
         self._note(trial, scores)
-        self._study.tell(number, values)
+        self._remember(number, known)
+        if STOPPED_AT in scores:
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, values)
         return None
 
     def _fail(self, trial: FrozenTrial, reason: str) -> str:

@@ -17,6 +17,7 @@ from nas.fidelity import (
     rank_fidelity,
 )
 from nas.proxy import ProxySettings
+from nas.stop_rule import NEVER
 from objectives.zero_cost import ZERO_COST_SCORES
 from tests.tiny_training import FIT, SMALLEST, diverge, tiny_shards
 
@@ -171,8 +172,8 @@ def tiny_job(folder: Path) -> StandAloneJob:
 
 def test_a_fit_alone_follows_from_the_seed(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    first = StandAloneEvaluator(job)(SMALLEST, 0)
-    assert StandAloneEvaluator(job)(SMALLEST, 5) == first
+    first = StandAloneEvaluator(job)(SMALLEST, 0, NEVER)
+    assert StandAloneEvaluator(job)(SMALLEST, 5, NEVER) == first
     assert {"ap", "ap_interval", *ZERO_COST_SCORES} <= first.keys()
 
 
@@ -180,4 +181,4 @@ def test_a_fit_alone_that_diverges_has_no_ap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverge(monkeypatch, "nas.fitting")
-    assert math.isnan(StandAloneEvaluator(tiny_job(tmp_path))(SMALLEST, 0)["ap"])
+    assert math.isnan(StandAloneEvaluator(tiny_job(tmp_path))(SMALLEST, 0, NEVER)["ap"])

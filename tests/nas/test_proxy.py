@@ -8,6 +8,16 @@ import torch
 from data.shards import open_shards
 from nas.inference import detect_images
 from nas.proxy import CandidateFitter, ProxyEvaluator, ProxyJob, ProxySettings
+from nas.stop_rule import (
+    FIT_STEPS,
+    NEVER,
+    RUNG_SCORES,
+    SPARED_AT,
+    STOPPED_AT,
+    Peer,
+    StopRule,
+    rung_steps,
+)
 from nas.weights import save_weights
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
@@ -49,14 +59,14 @@ def test_no_source_image_is_both_fitted_and_judged(fitter: CandidateFitter) -> N
 def test_a_score_depends_on_the_architecture_alone(
     evaluator: ProxyEvaluator, job: ProxyJob
 ) -> None:
-    first = evaluator(SMALLEST, 0)
-    assert evaluator(OTHER, 1) != first
-    assert evaluator(SMALLEST, 7) == first
-    assert ProxyEvaluator(job)(SMALLEST, 0) == first
+    first = evaluator(SMALLEST, 0, NEVER)
+    assert evaluator(OTHER, 1, NEVER) != first
+    assert evaluator(SMALLEST, 7, NEVER) == first
+    assert ProxyEvaluator(job)(SMALLEST, 0, NEVER) == first
 
 
 def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
-    scores = evaluator(SMALLEST, 0)
+    scores = evaluator(SMALLEST, 0, NEVER)
     assert json.loads(json.dumps(scores)) == scores
     assert 0 <= scores["ap"] <= 1
     low, high = scores["ap_interval"]
@@ -69,16 +79,43 @@ def test_a_job_with_a_table_scores_the_same_and_the_latency(
     evaluator: ProxyEvaluator, job: ProxyJob
 ) -> None:
     table = made_up_table()
-    scores = ProxyEvaluator(replace(job, latency_table=table))(SMALLEST, 0)
+    scores = ProxyEvaluator(replace(job, latency_table=table))(SMALLEST, 0, NEVER)
     assert scores.pop("latency_ms") == table.latency_us(SMALLEST) / 1000
-    assert scores == evaluator(SMALLEST, 0)
+    assert scores == evaluator(SMALLEST, 0, NEVER)
+
+
+def rising_job(job: ProxyJob) -> ProxyJob:
+    return replace(job, settings=replace(job.settings, early_stopping=True, rung_images=3))
+
+
+def test_rungs_change_nothing_of_a_fit_that_goes_on(
+    evaluator: ProxyEvaluator, job: ProxyJob
+) -> None:
+    scores = ProxyEvaluator(rising_job(job))(SMALLEST, 0, NEVER)
+    rungs = scores.pop(RUNG_SCORES)
+    assert len(rungs) == len(rung_steps(SETTINGS.fit.steps))
+    assert scores == evaluator(SMALLEST, 0, NEVER)
+    assert scores[FIT_STEPS] == SETTINGS.fit.steps
+
+
+def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> None:
+    evaluator = ProxyEvaluator(rising_job(job))
+    better = Peer(cost=1.0, scores=(2.0,))
+    rule = StopRule(cost=1.0, peers=(better, better))
+    stopped = evaluator(SMALLEST, 0, rule)
+    assert stopped[STOPPED_AT] == stopped[FIT_STEPS] == 0
+    assert len(stopped[RUNG_SCORES]) == 1
+    assert 0 <= stopped["ap"] <= 1
+    spared = evaluator(SMALLEST, 0, replace(rule, is_exempt=True))
+    assert spared.pop(SPARED_AT) == 0
+    assert spared == evaluator(SMALLEST, 0, NEVER)
 
 
 def test_a_fit_that_diverges_fails_its_trial_and_not_the_search(
     evaluator: ProxyEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverge(monkeypatch, "nas.fitting")
-    assert math.isnan(evaluator(SMALLEST, 0)["ap"])
+    assert math.isnan(evaluator(SMALLEST, 0, NEVER)["ap"])
 
 
 def test_a_candidate_inherits_a_copy(fitter: CandidateFitter) -> None:

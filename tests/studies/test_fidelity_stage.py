@@ -13,6 +13,7 @@ import pytest
 from data.errors import UserError
 from nas.fidelity import StandAloneJob
 from nas.proxy import ProxyJob, ProxySettings
+from nas.stop_rule import StopRule
 from nas.weights import save_weights
 from objectives.zero_cost import ZERO_COST_SCORES
 from search_spaces.architecture import Architecture
@@ -96,7 +97,7 @@ def fit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]) 
     fitted: list[int] = []
 
     def make(_job: StandAloneJob) -> Callable[[Architecture, int], Scores]:
-        def evaluate(_architecture: Architecture, trial: int) -> Scores:
+        def evaluate(_architecture: Architecture, trial: int, _rule: StopRule) -> Scores:
             fitted.append(trial)
             ap = ap_of(trial)
             return {"ap": ap, "ap_interval": [ap, ap], "zen": -ap}
@@ -113,7 +114,7 @@ def refit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]
 
     def make(job: ProxyJob) -> Callable[[Architecture, int], Scores]:
         jobs.append(job)
-        return lambda _architecture, trial: {"ap": ap_of(trial), "ap_interval": [0.0, 1.0]}
+        return lambda _architecture, trial, _rule: {"ap": ap_of(trial), "ap_interval": [0.0, 1.0]}
 
     monkeypatch.setattr("studies.fidelity_stage.ProxyEvaluator", make)
     return jobs

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from data.errors import UserError
+from nas.stop_rule import DOMINATORS, RUNG_SCORES, SPARED_AT, STOPPED_AT, StopRule
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
@@ -36,11 +38,15 @@ def keys_of(search: Search) -> list[str]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_trials_are_feasible_distinct_and_complete(tmp_path: Path, sampler: str) -> None:
+def test_trials_are_feasible_distinct_and_complete_or_stopped(tmp_path: Path, sampler: str) -> None:
     search = toy_search(tmp_path, toy_settings(sampler=sampler))
     rows = run_search(search, in_process(), budget=40)
-    assert [row.trial for row in rows] == list(range(40))
-    assert len({row.key for row in rows}) == 40
+    trials = load_study("toy", search.storage_url).get_trials(deepcopy=False)
+    complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
+    stopped = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+    assert sorted(complete + stopped) == list(range(40))
+    assert [row.trial for row in rows] == complete
+    assert len(set(keys_of(search))) == 40
     for row in rows:
         cost = toy_cost(Architecture.from_key(row.key))
         assert LIMITS.allow(cost)
@@ -48,7 +54,33 @@ def test_trials_are_feasible_distinct_and_complete(tmp_path: Path, sampler: str)
         assert row.ap == row.scores["ap"]
     study = load_study("toy", search.storage_url)
     assert study.metric_names == ["ap", "macs"]
-    assert [trial.values for trial in study.trials] == [[row.ap, row.macs] for row in rows]
+    values = [trial.values for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert values == [[row.ap, row.macs] for row in rows]
+
+
+def test_trials_are_stopped_by_what_their_choice_could_know_of(tmp_path: Path) -> None:
+    settings = toy_settings(sampler="random")
+    search = toy_search(tmp_path, settings)
+    run_search(search, in_process(), budget=60)
+    trials = load_study("toy", search.storage_url).get_trials(deepcopy=False)
+    stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    spared = [trial for trial in trials if SPARED_AT in trial.user_attrs]
+    assert stopped
+    assert spared
+    for trial in trials:
+        known = trials[: max(0, trial.number - settings.lookahead + 1)]
+        ceiling = trial.user_attrs[RUNG_SCORES][0] + 0.02
+        better = [
+            peer.number
+            for peer in known
+            if peer.user_attrs["macs"] <= trial.user_attrs["macs"]
+            and peer.user_attrs[RUNG_SCORES][0] > ceiling
+        ]
+        is_beaten = trial in stopped or trial in spared
+        assert is_beaten == (len(better) >= DOMINATORS)
+    assert all(trial.user_attrs[STOPPED_AT] == 1 for trial in stopped)
+    assert all(trial.values is None and trial.user_attrs["ap"] > 0 for trial in stopped)
+    assert len(spared) < len(stopped) / 4
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
@@ -64,7 +96,7 @@ def test_growing_a_study_makes_the_trials_of_a_straight_run(tmp_path: Path, samp
 def interrupted_at(trial_to_stop: int) -> Workers:
     stops = [trial_to_stop]
 
-    def evaluate(architecture: Architecture, trial: int) -> dict[str, Score]:
+    def evaluate(architecture: Architecture, trial: int, _rule: StopRule) -> dict[str, Score]:
         if trial in stops:
             raise KeyboardInterrupt
         return dict(toy_scores(architecture, trial))
@@ -159,7 +191,7 @@ def test_starts_come_first_as_far_as_they_are_feasible(tmp_path: Path) -> None:
 
 
 def always(value: float) -> Evaluate:
-    return lambda _architecture, _trial: {"ap": value}
+    return lambda _architecture, _trial, _rule: {"ap": value}
 
 
 def test_a_search_whose_trials_all_fail_stops_and_says_why(tmp_path: Path) -> None:
@@ -170,7 +202,7 @@ def test_a_search_whose_trials_all_fail_stops_and_says_why(tmp_path: Path) -> No
 
 
 def test_a_missing_score_is_a_fault_of_the_evaluation(tmp_path: Path) -> None:
-    workers = Workers(InProcess, lambda _architecture, _trial: {"recall": 1.0})
+    workers = Workers(InProcess, lambda _architecture, _trial, _rule: {"recall": 1.0})
     with pytest.raises(ValueError, match=r"scores must hold ap and macs, got"):
         run_search(toy_search(tmp_path, toy_settings()), workers, budget=1)
 

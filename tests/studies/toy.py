@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.stop_rule import FIT_STEPS, NEVER, RUNG_SCORES, SPARED_AT, STOPPED_AT, StopRule
 from objectives.cost import Cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -29,11 +30,19 @@ def toy_cost(architecture: Architecture) -> Cost:
     return Cost(params, macs, 1000 * architecture.stem_width + 100 * max(widths))
 
 
-def toy_scores(architecture: Architecture, trial: int) -> Mapping[str, Score]:
-    """Deterministic scores, with a front worth searching."""
+def toy_scores(
+    architecture: Architecture, trial: int, rule: StopRule = NEVER
+) -> Mapping[str, Score]:
+    """Deterministic scores, with a front worth searching, at two rungs and at the end."""
     cost = toy_cost(architecture)
     bonus = 0.1 * (architecture.neck.kind == "pan") + 0.01 * architecture.head.depth
-    return {"ap": 1 - 1 / (1 + cost.params / 5000) + bonus, "trial_seen": trial}
+    ap = 1 - 1 / (1 + cost.params / 5000) + bonus
+    scores: dict[str, Score] = {"ap": ap, "trial_seen": trial, RUNG_SCORES: [ap / 4, ap / 2]}
+    if not rule.is_beaten(0, ap / 4 + 0.02):
+        return {**scores, FIT_STEPS: 9}
+    if rule.is_exempt:
+        return {**scores, FIT_STEPS: 9, SPARED_AT: 1}
+    return {"ap": ap / 4, "trial_seen": trial, RUNG_SCORES: [ap / 4], STOPPED_AT: 1, FIT_STEPS: 1}
 
 
 def make_toy() -> Evaluate:
@@ -43,9 +52,9 @@ def make_toy() -> Evaluate:
 def slow_toy() -> Evaluate:
     """Takes a while, so that a test can kill the search in the middle."""
 
-    def evaluate(architecture: Architecture, trial: int) -> Mapping[str, Score]:
+    def evaluate(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
         time.sleep(0.02)
-        return toy_scores(architecture, trial)
+        return toy_scores(architecture, trial, rule)
 
     return evaluate
 
@@ -53,10 +62,10 @@ def slow_toy() -> Evaluate:
 def deadly_toy() -> Evaluate:
     """Trial 2 kills its worker every time."""
 
-    def evaluate(architecture: Architecture, trial: int) -> Mapping[str, Score]:
+    def evaluate(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
         if trial == 2:
             os._exit(9)
-        return toy_scores(architecture, trial)
+        return toy_scores(architecture, trial, rule)
 
     return evaluate
 
@@ -68,11 +77,11 @@ class Heartbeat:
     path: Path
 
     def __call__(self) -> Evaluate:
-        def evaluate(architecture: Architecture, trial: int) -> Mapping[str, Score]:
+        def evaluate(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
             for beat in range(1200):
                 self.path.write_text(str(beat))
                 time.sleep(0.05)
-            return toy_scores(architecture, trial)
+            return toy_scores(architecture, trial, rule)
 
         return evaluate
 
