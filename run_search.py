@@ -76,6 +76,18 @@ SyntheticOption = Annotated[
     int, typer.Option("--synthetic-images", min=5, help="Images to draw when there is no --data.")
 ]
 
+MaxParamsOption = Annotated[
+    str, typer.Option("--max-params", help="Trainable weights, strictly fewer.")
+]
+MaxMacsOption = Annotated[
+    str,
+    typer.Option("--max-macs", help="Multiply-accumulates at --image-size; many call 1G 1 GFLOPs."),
+]
+MaxMemoryOption = Annotated[str, typer.Option("--max-memory", help="Peak fp32 activations, bytes.")]
+DeployedSizeOption = Annotated[
+    int,
+    typer.Option("--image-size", help="Side of the deployed image, pixels, a multiple of 32."),
+]
 
 SplitOption = Annotated[str, typer.Option("--split", help="Which images: train or val.")]
 ModelArgument = Annotated[Path, typer.Argument(help="Exported network, a .onnx file.")]
@@ -96,14 +108,14 @@ def search(
         typer.Option(help="Device's table, for --objective latency; unset: this machine's."),
     ] = None,
     sampler: Annotated[str, typer.Option(help="Who proposes: tpe, nsga2 or random.")] = "tpe",
-    max_params: Annotated[str, typer.Option(help="Trainable weights, strictly fewer.")] = "285K",
-    max_macs: Annotated[
-        str, typer.Option(help="Multiply-accumulates at --image-size; many call 1G 1 GFLOPs.")
-    ] = "1G",
-    max_memory: Annotated[str, typer.Option(help="Peak fp32 activations, bytes.")] = "16MB",
-    image_size: Annotated[
-        int, typer.Option(help="Side of the deployed image, pixels, a multiple of 32.")
-    ] = 640,
+    max_params: MaxParamsOption = "285K",
+    max_macs: MaxMacsOption = "1G",
+    max_memory: MaxMemoryOption = "16MB",
+    image_size: DeployedSizeOption = 640,
+    *,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Search the narrower space that the audit proposes.")
+    ] = False,
     retrain: Annotated[
         str,
         typer.Option(
@@ -152,9 +164,39 @@ def search(
         proxy_steps=proxy_steps,
         retrain_steps=retrain_steps,
         latency_table=latency_table,
+        shrink=shrink,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)
+
+
+@app.command()
+def audit(
+    max_params: MaxParamsOption = "285K",
+    max_macs: MaxMacsOption = "1G",
+    max_memory: MaxMemoryOption = "16MB",
+    image_size: DeployedSizeOption = 640,
+    seed: SeedOption = 0,
+    device: CpuOption = "auto",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Say what limits leave of the space, and a narrower one; a search does this by itself."""
+    from objectives.limits import Limits
+    from studies.space_stage import audit_space
+
+    require_cpu(device)
+    limits = Limits(
+        max_params=parse_quantity(max_params),
+        max_macs=parse_quantity(max_macs),
+        max_memory_bytes=parse_quantity(max_memory),
+        image_size=parse_image_size(image_size),
+    )
+    target = runs / "audit.json"
+    with shown_progress() as progress:
+        proposal = audit_space(target, limits, seed=seed, say=_say, progress=progress)
+    _say(f"result: {target}")
+    narrower = " and --shrink" if proposal.dropped else ""
+    _say(f"next: python run_search.py search with the same limits{narrower}")
 
 
 @app.command()
@@ -622,7 +664,10 @@ def report(
 
     require_cpu(device)
     workspace = Workspace(runs, study)
-    _say(f"report: {write_study_report(workspace, storage or workspace.storage_url)}")
+    url = storage or workspace.storage_url
+    with shown_progress() as progress:
+        path = write_study_report(workspace, url, say=_say, progress=progress)
+    _say(f"report: {path}")
 
 
 def _joined_numbers(arguments: list[str], option: str) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-STUDY_FILES = ("front.json", "fidelity.json", "audit.json", "timings.json")
+STUDY_FILES = ("front.json", "fidelity.json", "audit.json", "hypervolume.json", "timings.json")
 TRIAL_FILES = ("retrain.json", "export.json", "evaluation.json", "benchmark.json")
 
 

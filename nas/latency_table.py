@@ -53,6 +53,7 @@ from objectives.latency_table import (
     space_layers,
 )
 from objectives.limits import Limits
+from objectives.session import load_session
 from search_spaces.architecture import STAGE_STRIDES, Architecture
 from search_spaces.attention import ATTENTION as ATTENTION_MODULES
 from search_spaces.blocks import BLOCKS, conv_norm_act
@@ -195,13 +196,7 @@ class _Timed(NamedTuple):
 
 def _load(module: nn.Module, shapes: Sequence[tuple[int, int, int]], *, threads: int) -> _Timed:
     names = [f"x{i}" for i in range(len(shapes))]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only, as for whole networks
-    session = onnxruntime.InferenceSession(
-        _trace(module, shapes, names), options, providers=["CPUExecutionProvider"]
-    )
+    session = load_session(_trace(module, shapes, names), threads=threads)
     generator = np.random.default_rng(0)
     feed = {
         name: generator.random((1, *shape), np.float32)

@@ -83,3 +83,14 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
             area += (highest_cost - cost) * (better - precision)
             precision = better
     return area
+
+
+def anytime_hypervolume(points: Sequence[Point | None], *, reference: Point) -> list[float]:
+    """The hypervolume of the first point, of the first two, and so on. None adds nothing."""
+    front: list[Point] = []
+    areas: list[float] = []
+    for point in points:
+        candidates = front if point is None else [*front, point]
+        front = [candidates[i] for i in pareto_front(candidates)]
+        areas.append(hypervolume(front, reference=reference))
+    return areas

@@ -8,11 +8,11 @@ again from the files of a study.
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from nas.page_parts import facts_html, number_text, script_json, value_text, write_page
-from nas.pareto import hypervolume, pareto_front
 
 Row = Mapping[str, Any]
 
@@ -23,6 +23,7 @@ UNITS = {
     "params": "K",
     "peak_bytes": "MB",
     "latency_ms": "ms",
+    "measured_latency_ms": "ms",
     "file_bytes": "KB",
     "seconds": "s",
 }
@@ -37,11 +38,15 @@ class ReportData:
     trials: one row a finished trial: `trial`, `ap`, the cost and, where known, `key`, `params`,
         `macs`, `peak_bytes`.
     front: rows of front.json; cost: the column that was lowered, such as "macs".
-    reference: highest cost and least precision of the hypervolume; None takes the trials' highest
-        cost and 0.
+    hypervolume: `measured`, the share of the `box` that was reached by each trial number on. Then
+        either `why_not`, why there is no random search beside it, or `run` and `random`, each
+        with `mean`, `low` and `high` by trial number, the `compared` trials, the number of random
+        `searches`, `final` (`ratio` and `trials_to_random`) and the `surrogate` that guessed them
+        (`tau`, `tau_interval`).
     retrained: one row a retrained network, with `trial` and whatever was measured.
     benchmark: one row a measurement. stages: (name, seconds) in the order they ran.
     fidelity: `tau` and its `interval` (low, high), and whatever else was noted.
+    latency_table: names and values; empty where the study has none, and nothing is said of it.
     settings, audit, record: names and values, shown as they are.
     """
 
@@ -49,13 +54,14 @@ class ReportData:
     trials: Sequence[Row]
     front: Sequence[Row]
     cost: str = "macs"
-    reference: tuple[float, float] | None = None
+    hypervolume: Mapping[str, Any] = field(default_factory=dict)
     retrained: Sequence[Row] = ()
     benchmark: Sequence[Row] = ()
     stages: Sequence[tuple[str, float]] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
+    latency_table: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,11 +79,13 @@ def write_report(path: Path, data: ReportData) -> None:
         "study": html.escape(data.study),
         "subtitle": html.escape(_subtitle(data)),
         "headline": _headline(data),
+        "hypervolume": _hypervolume(data.hypervolume),
         "front": _table(data.front, "No trial has finished yet."),
         "retrained": _table(data.retrained, "No network was retrained."),
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
         "stages": _stages(data.stages),
         "fidelity": _fidelity(data.fidelity),
+        "latency": _latency_section(data.latency_table),
         "audit": facts_html(data.audit, "No audit was noted."),
         "settings": facts_html(data.settings, "No settings were noted."),
         "record": facts_html(data.record, "No record was noted."),
@@ -109,9 +117,8 @@ def _headline(data: ReportData) -> str:
                 if row.get(name) is not None
             )
             cards.append((title, f"AP {row['ap']:.3f}", f"trial {row['trial']}, {detail}"))
-    if data.trials:
-        area = _history(data)["hypervolume"][-1]
-        cards.append(("Hypervolume", f"{100 * area:.1f} %", "of the box of cost times AP 1"))
+    if data.hypervolume:
+        cards.append(_hypervolume_card(data.hypervolume))
     if data.fidelity.get("tau") is not None:
         cards.append(("Proxy fidelity", f"τ {data.fidelity['tau']:.2f}", "Kendall, proxy to alone"))
     if data.stages:
@@ -125,21 +132,59 @@ def _headline(data: ReportData) -> str:
 
 
 def _history(data: ReportData) -> dict[str, list[Any]]:
-    """Trial numbers with the best precision and the share of hypervolume reached by then."""
+    """Trial numbers with the best precision reached by then."""
     trials = sorted(data.trials, key=lambda row: row["trial"])
-    points = [(float(row[data.cost]), float(row["ap"])) for row in trials]
-    highest = max(cost for cost, _ in points)
-    reference = data.reference or (highest, 0.0)
-    box = reference[0] * (1 - reference[1])
-    best: list[float] = []
-    areas: list[float] = []
-    front: list[tuple[float, float]] = []
-    for point in points:
-        candidates = [*front, point]
-        front = [candidates[i] for i in pareto_front(candidates)]
-        best.append(max(ap for _, ap in front))
-        areas.append(hypervolume(front, reference=reference) / box if box > 0 else 0.0)
-    return {"trial": [row["trial"] for row in trials], "best": best, "hypervolume": areas}
+    best = list(accumulate((float(row["ap"]) for row in trials), max))
+    return {"trial": [row["trial"] for row in trials], "best": best}
+
+
+def _hypervolume_card(found: Row) -> tuple[str, str, str]:
+    """Beside random where that is known, else what was measured."""
+    box = "of the box of log cost times AP 1"
+    if "final" not in found:
+        return "Hypervolume", f"{found['measured'][-1]:.2%}", box
+    ratio, value = found["final"]["ratio"], f"{found['final']['run']:.2%}"
+    if ratio is None:
+        return "Hypervolume", value, box
+    return "Hypervolume beside random's", f"{ratio:.2f} \u00d7", f"{value} {box}, guessed"
+
+
+def _hypervolume(found: Row) -> str:
+    """What the curves are, in words."""
+    if not found:
+        return '<p class="quiet">No trial has finished yet.</p>'
+    box = found["box"]
+    low, high = (_with_unit(box["cost"], box[end]) for end in ("least", "highest"))
+    parts = [
+        f"Share of the box from {low} to {high}, on a log scale, and from AP 0 to 1, that the "
+        "trials dominate."
+    ]
+    if "final" in found:
+        parts += _random_sentences(found)
+    else:
+        parts.append(f"There is no curve of random search: {found['why_not']}.")
+    return f'<p class="quiet">{html.escape(" ".join(parts))}</p>'
+
+
+def _random_sentences(found: Row) -> list[str]:
+    final, surrogate = found["final"], found["surrogate"]
+    tau, (low, high) = surrogate["tau"], surrogate["tau_interval"]
+    needed = final["trials_to_random"]
+    reached = f"needed {needed} of its trials to reach that" if needed else "never reached that"
+    return [
+        f"Random search was not trained. A Gaussian process learned from this run's trials and "
+        f"guesses both curves: {found['searches']} random searches of {found['compared']} feasible "
+        "architectures, every one trained to the end, as mean and 90 % band, and the mean of this "
+        "run. The measured curve holds the luck of single fits too.",
+        f"Each trial guessed from the others: Kendall's τ {tau:.2f} ({low:.2f} to {high:.2f})"
+        + ("." if low > 0 else ", which may be chance: do not believe this comparison."),
+        f"At the end this run has {final['run']:.2%} and random search {final['random']:.2%}; "
+        f"this run {reached}.",
+    ]
+
+
+def _latency_section(table: Mapping[str, Any]) -> str:
+    return f"<section><h2>Latency table</h2>{facts_html(table, '')}</section>" if table else ""
 
 
 def _figures(data: ReportData) -> dict[str, Any]:
@@ -162,6 +207,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "front": columns(front),
         "retrained": columns([row for row in front if row["trial"] in retrained]),
         "history": _history(data) if data.trials else None,
+        "hypervolume": {name: data.hypervolume.get(name) for name in ("measured", "run", "random")},
     }
 
 
@@ -169,7 +215,7 @@ def _hover(row: Row) -> str:
     lines = [f"<b>trial {row['trial']}</b>, AP {row['ap']:.3f}"]
     lines += [
         f"{name.replace('_', ' ')}: {_with_unit(name, row[name])}"
-        for name in ("params", "macs", "peak_bytes", "latency_ms")
+        for name in ("params", "macs", "peak_bytes", "latency_ms", "measured_latency_ms")
         if row.get(name) is not None
     ]
     parts = html.escape(str(row.get("key", ""))).replace("-", "-<br>").replace("_", "_\u200b")
@@ -196,7 +242,7 @@ def _column_title(name: str) -> str:
     if name not in UNITS:
         return name.replace("_", " ")
     title = "time" if name == "seconds" else name.removesuffix("_ms").removesuffix("_bytes")
-    return f"{title}, {UNITS[name]}"
+    return f"{title.replace('_', ' ')}, {UNITS[name]}"
 
 
 def _cell(name: str, value: Any) -> str:

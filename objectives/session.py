@@ -22,10 +22,21 @@ OUTPUT_NAMES = ("boxes", "scores")
 ONNX_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf)
 
 
-def open_session(onnx: Path, *, threads: int) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU, with `threads` threads in an operator, 0 for all cores.
+def load_session(network: str | bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU of a file's path or of a graph's bytes, whatever the graph takes.
 
-    Operators run one after another.
+    All that is timed or run here is loaded in this way: `threads` threads in an operator, 0 for
+    all cores, and operators one after another.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: they are raised, warnings are for the exporter
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def open_session(onnx: Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """The session of an exported network, loaded as by `load_session`.
 
     Raises:
         ValueError: threads is negative.
@@ -35,14 +46,8 @@ def open_session(onnx: Path, *, threads: int) -> onnxruntime.InferenceSession:
         raise ValueError(f"threads must be 0 or more, got {threads}")
     if not onnx.is_file():
         raise UserError(f"there is no file {onnx}; give the path of an exported model.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: they are raised, warnings are for the exporter
     try:
-        session = onnxruntime.InferenceSession(
-            str(onnx), options, providers=["CPUExecutionProvider"]
-        )
+        session = load_session(str(onnx), threads=threads)
     except ONNX_ERRORS as error:
         raise UserError(
             f"{onnx} is not a readable ONNX file; export the network again with `export`"

@@ -69,7 +69,10 @@ def _is_number(text: str) -> bool:
 
 def show_front(rows: Sequence[dict[str, Any]]) -> None:
     """Print the Pareto front, cheapest network first."""
-    columns = ("trial", "ap", "retrained", "params", "MACs", "peak", "ms", "role", "architecture")
+    times = {"ms": "latency_ms"}
+    if any("measured_latency_ms" in row for row in rows):
+        times["measured ms"] = "measured_latency_ms"
+    columns = ("trial", "ap", "retrained", "params", "MACs", "peak", *times, "role", "architecture")
     show_table(
         columns,
         [
@@ -80,7 +83,7 @@ def show_front(rows: Sequence[dict[str, Any]]) -> None:
                 show_quantity(row["params"]),
                 show_quantity(row["macs"]),
                 f"{show_quantity(row['peak_bytes'])}B",
-                f"{row['latency_ms']:.1f}" if "latency_ms" in row else "-",
+                *(f"{row[name]:.1f}" if name in row else "-" for name in times.values()),
                 row["role"] or "-",
                 row["key"],
             )

@@ -30,7 +30,7 @@ from nas.supernet_training import (
 )
 from objectives.cost import architecture_cost
 from objectives.latency_table import LatencyTable, load_latency_table, space_layers
-from objectives.limits import Limits, audit
+from objectives.limits import Limits
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.chosen import RetrainRequest, export_network, measure_network, retrain_network
@@ -42,15 +42,20 @@ from studies.preparation import prepare_source
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
-from studies.settings import OBJECTIVES, SAMPLERS, StudySettings, require_same
+from studies.settings import JSON, OBJECTIVES, SAMPLERS, StudySettings, require_same
+from studies.space_stage import (
+    DROPPED,
+    audit_space,
+    dropped_choices,
+    narrowed_space,
+    space_of_study,
+)
 from studies.stopwatch import Stopwatch
 from studies.storage import TrialRow, load_study, saved_settings
 from studies.study_report import write_study_report
 from studies.workspace import Workspace
 
 LOOKAHEAD = 4
-LATENCY_TABLE = "latency_table.json"
-"""The file of a study that keeps the table its trials were summed from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,7 @@ class JobRequest:
     data: WIDER FACE folder, None for drawn faces. retrain: "auto", "all", "none" or a number.
     supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
     latency_table: file of the device's table, for the objective latency; None: this machine's.
+    shrink: whether to search the narrower space that the audit proposes.
     """
 
     workspace: Workspace
@@ -77,6 +83,7 @@ class JobRequest:
     proxy_steps: int | None = None
     retrain_steps: int | None = None
     latency_table: Path | None = None
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -122,6 +129,9 @@ class _Job:
         self.device, reason = choose_device(request.device)
         say(reason)
         self._saved = saved_settings(self.workspace.study, request.url)
+        self.space = space_of_study(
+            self.workspace.study, self._saved, shrink=request.shrink, say=say
+        )
         self._table = self._known_table()
         self.schedule = self._schedule()
         self.workers = self._workers()
@@ -158,7 +168,9 @@ class _Job:
         front = self._write_front(rows, shards)
         self._note(front, self._settings(shards.hash, supernet))
         with self.stages.time("report"):
-            write_study_report(self.workspace, self.request.url)
+            write_study_report(
+                self.workspace, self.request.url, say=self.say, progress=self.progress
+            )
         self._tell_what_next(front)
         return front
 
@@ -207,19 +219,21 @@ class _Job:
         return source
 
     def _audit(self) -> None:
-        target = self.workspace.file("audit.json")
-        limits = self.request.limits
-        result = audit(SPACE, limits, seed=self.request.seed, progress=self.progress)
-        result.check()
-        for line in result.summary_lines():
-            self.say(line)
-        write_json(
-            target, {**record_header(seed=self.request.seed, data_hash=None), **result.to_json()}
+        proposal = audit_space(
+            self.workspace.file("audit.json"),
+            self.request.limits,
+            seed=self.request.seed,
+            say=self.say,
+            progress=self.progress,
         )
+        if self.request.shrink and self._saved is None:
+            self.space = narrowed_space(proposal, say=self.say)
+        elif proposal.dropped and not self.request.shrink:
+            self.say("narrower space: not used; a new study with --shrink searches it")
 
     def _known_table(self) -> LatencyTable | None:
         """The given latency table, or the one that the study has; None where there is neither."""
-        path = self.request.latency_table or self.workspace.file(LATENCY_TABLE)
+        path = self.request.latency_table or self.workspace.latency_table
         if self.request.objective != "latency":
             return None
         if self.request.latency_table is None and not path.is_file():
@@ -237,7 +251,7 @@ class _Job:
             f"{table.image_size} px: {table.error.text if table.error else 'error unknown'}"
         )
         write_json(
-            self.workspace.file(LATENCY_TABLE),
+            self.workspace.latency_table,
             {**record_header(seed=None, data_hash=None), **table.to_json()},
         )
         return table
@@ -261,7 +275,7 @@ class _Job:
     def _supernet(self, shards: ShardSet, folder: Path) -> Path:
         request, settings = self.request, self.schedule.supernet
         name = supernet_hash(
-            SPACE, request.limits, settings, data_hash=shards.hash, seed=request.seed
+            self.space, request.limits, settings, data_hash=shards.hash, seed=request.seed
         )
         path = self.workspace.supernet(name)
         if path.is_file():
@@ -276,6 +290,7 @@ class _Job:
             path=path,
             facts=record_header(seed=request.seed, data_hash=shards.hash),
             device=str(self.device),
+            space=self.space,
         )
         processes = 1 if self.device.type == "cuda" else self.request.workers or usable_cores()
         train_supernet(job, processes=processes, progress=self.progress)
@@ -284,18 +299,19 @@ class _Job:
     def _settings(self, data_hash: str, supernet: Path) -> StudySettings:
         request = self.request
         return StudySettings(
-            space=SPACE.fingerprint,
+            space=self.space.fingerprint,
             data=data_hash,
             limits=request.limits,
             objective=request.objective,
             sampler=request.sampler,
             seed=request.seed,
             lookahead=LOOKAHEAD,
-            starts=tuple(architecture.key for architecture in starting_points(SPACE)),
+            starts=tuple(architecture.key for architecture in starting_points(self.space)),
             stages={
                 "schedule": self.schedule.to_json(),
                 "supernet": supernet.stem,
                 **self._table_facts,
+                **self._space_facts,
             },
         )
 
@@ -305,6 +321,11 @@ class _Job:
         if self._table is None:
             return {}
         return {"latency_device": self._table.device, "latency_table": self._table.fingerprint}
+
+    @property
+    def _space_facts(self) -> dict[str, JSON]:
+        """What a study remembers of a narrower space, to go on in the same one."""
+        return {DROPPED: dropped_choices(self.space)} if self.request.shrink else {}
 
     def _refuse_other_settings(self, *, data_hash: str | None = None) -> None:
         """Before a supernet is trained and files are written for a search that may not be."""
@@ -318,7 +339,7 @@ class _Job:
             study_name=self.workspace.study,
             storage_url=self.request.url,
             settings=self._settings(shards.hash, job.supernet),
-            space=SPACE,
+            space=self.space,
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
         )
         with local_workers(partial(ProxyEvaluator, job), processes=self.workers) as workers:

@@ -33,7 +33,7 @@ from scipy.stats import t as student_t
 from data.errors import UserError
 from data.processes import ProcessPool
 from data.progress import Progress, silent
-from nas.pareto import Point, hypervolume, pareto_front
+from nas.pareto import anytime_hypervolume
 from nas.records import record_header, usable_cores
 from objectives.cost import architecture_cost
 from objectives.limits import MEASURED_BY, CostFunction, Limits
@@ -222,14 +222,12 @@ class Replay:
         def score(candidate: Candidate) -> float:
             return self.surrogate.observed(candidate, seed=seed)
 
-        front: list[Point] = []
-        areas: list[float] = []
-        for candidate in islice(contender(self.rules, score, seed), trials):
-            point = math.log(candidate.cost.macs), self.surrogate.expected(candidate)
-            points = [*front, point]
-            front = [points[i] for i in pareto_front(points)]
-            areas.append(hypervolume(front, reference=(self._highest, 0.0)) / self._width)
-        return areas
+        points = [
+            (math.log(candidate.cost.macs), self.surrogate.expected(candidate))
+            for candidate in islice(contender(self.rules, score, seed), trials)
+        ]
+        areas = anytime_hypervolume(points, reference=(self._highest, 0.0))
+        return [area / self._width for area in areas]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.progress import Progress, silent
 from nas.report import ReportData, write_report
+from objectives.latency_table import load_latency_table
 from studies.front import cost_name, front_rows
+from studies.hypervolume_curves import comparison_line, write_hypervolume
+from studies.say import Say, unsaid
 from studies.storage import SETTINGS, completed_trials, load_study
 from studies.workspace import Workspace
 
+TIMES = ("latency_ms", "measured_latency_ms")
 
-def write_study_report(workspace: Workspace, storage_url: str) -> Path:
-    """Write `report.html` to the study's folder and return its path.
+
+def write_study_report(
+    workspace: Workspace,
+    storage_url: str,
+    *,
+    say: Say = unsaid,
+    progress: Progress = silent,
+) -> Path:
+    """Write `report.html` and `hypervolume.json` to the study's folder; returns the page's path.
 
     Raises:
         UserError: there is no such study.
@@ -24,6 +36,9 @@ def write_study_report(workspace: Workspace, storage_url: str) -> Path:
     retrained = [_retrained(workspace, row) for row in front if "onnx" in row]
     front_record = _json(workspace.file("front.json"))
     audit = _json(workspace.file("audit.json"))
+    hypervolume = write_hypervolume(workspace, study, progress=progress)
+    if hypervolume:
+        say(comparison_line(hypervolume))
     data = ReportData(
         study=workspace.study,
         trials=[
@@ -40,6 +55,7 @@ def write_study_report(workspace: Workspace, storage_url: str) -> Path:
         ],
         front=front,
         cost=cost,
+        hypervolume=hypervolume,
         retrained=retrained,
         benchmark=[
             {"trial": row["trial"], **latency}
@@ -51,7 +67,10 @@ def write_study_report(workspace: Workspace, storage_url: str) -> Path:
         stages=list(_json(workspace.file("timings.json")).items()),
         fidelity=_fidelity(_json(workspace.file("fidelity.json"))),
         settings=settings,
-        audit={name: audit[name] for name in ("samples", "share", "broken") if name in audit},
+        audit={
+            name: audit[name] for name in ("samples", "share", "broken", "shrink") if name in audit
+        },
+        latency_table=_latency_table(workspace.latency_table),
         record={name: front_record.get(name) for name in ("commit", "date", "seed", "machine")},
     )
     write_report(target, data)
@@ -66,10 +85,25 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _retrained(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     known = _json(workspace.trial(row["trial"]) / "retrain.json")
-    columns = ("trial", "role", "ap", "retrained_ap", "params", "macs", "latency_ms", "file_bytes")
+    columns = ("trial", "role", "ap", "retrained_ap", "params", "macs", *TIMES, "file_bytes")
     return {
         **{name: row[name] for name in columns if name in row},
         **{name: known[name] for name in ("steps", "data", "start") if name in known},
+    }
+
+
+def _latency_table(path: Path) -> dict[str, Any]:
+    """What the report says of the table that latencies were summed from; nothing without one."""
+    if not path.is_file():
+        return {}
+    table = load_latency_table(path)
+    return {
+        "device": table.device,
+        "threads": table.threads,
+        "image_size": table.image_size,
+        "runtime": table.runtime,
+        "layers": len(table.entries),
+        "error": table.error.text if table.error else "not known: no network was measured whole",
     }
 
 

@@ -23,6 +23,9 @@ Array = NDArray[np.float64]
 
 FEWEST_ROWS = 20
 
+JITTER = 1e-5
+"""Added to the variance of what is drawn, in units of the table's, for exact arithmetic's sake."""
+
 BOUNDS = {
     "gene_variance": (1e-3, 10.0),
     "gene_length": (0.05, 5.0),
@@ -79,7 +82,8 @@ class Surrogate:
         values = (roots - self._mean) / self._spread
         self._parameters = _most_likely(self._distances, values)
         matrix = _noisy_covariance(self._distances, self._parameters)
-        self._weights: Array = cho_solve(cho_factor(matrix, lower=True), values)
+        self._factor = cho_factor(matrix, lower=True)
+        self._weights: Array = cho_solve(self._factor, values)
         self._aps = np.asarray(aps, dtype=np.float64)
         self.noise = self._spread * float(np.sqrt(self._parameters[-1]))
 
@@ -92,6 +96,22 @@ class Surrogate:
         digest = sha256(candidate.architecture.key.encode()).digest()
         generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
         return max(0.0, self._root(candidate) + self.noise * generator.standard_normal()) ** 2
+
+    def drawn(self, candidates: Sequence[Candidate], *, seed: int) -> list[float]:
+        """The APs, noise left out, by one of the functions that the table leaves possible.
+
+        Of many strangers the best are better than the best expectation: an expectation is drawn
+        to the mean, the more the less is known. Drawn functions have the best of them right.
+        """
+        genes, costs = self._features(candidates)
+        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self._parameters)
+        among = _covariance(_distances(genes, costs, genes, costs), self._parameters)
+        left = among - to_rows @ cho_solve(self._factor, to_rows.T)
+        factor = np.linalg.cholesky(left + JITTER * np.eye(len(left)))
+        normal = np.random.default_rng(seed).standard_normal(len(left))
+        roots = self._mean + self._spread * (to_rows @ self._weights + factor @ normal)
+        aps: list[float] = (np.maximum(0.0, roots) ** 2).tolist()
+        return aps
 
     def check(self, *, seed: int) -> SurrogateCheck:
         """Every row guessed from the others, the covariance staying as it is (ibid., 5.4.2).

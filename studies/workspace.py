@@ -91,6 +91,11 @@ class Workspace:
             f"--study {self.study} --trial {number}",
         )
 
+    @property
+    def latency_table(self) -> Path:
+        """The table that the trials of a study that lowers latency were summed from."""
+        return self.file("latency_table.json")
+
     def file(self, name: str) -> Path:
         """A file of the study, such as front.json."""
         return self.folder / name

@@ -22,8 +22,8 @@ from tests.tiny_onnx import write_tiny_onnx
 
 ROOT = Path(__file__).parents[1]
 VERBS = (
-    "search", "prepare", "convert", "front", "fidelity", "retrain", "export", "zoo", "evaluate",
-    "validate", "benchmark", "latency-table", "compare-samplers", "detect", "report",
+    "search", "audit", "prepare", "convert", "front", "fidelity", "retrain", "export", "zoo",
+    "evaluate", "validate", "benchmark", "latency-table", "compare-samplers", "detect", "report",
 )  # fmt: skip
 TINY_SEARCH = (
     "--budget 4 --study tiny --max-params 60K --image-size 64 --device cpu "
@@ -95,6 +95,17 @@ def test_each_verb_explains_itself(run: Run, verb: str) -> None:
     status, output, error = run(f"{verb} --help")
     assert (status, error) == (0, "")
     assert f"run_search.py {verb}" in output or f"{verb} [OPTIONS]" in output
+
+
+def test_audit_proposes_a_narrower_space(run: Run, tmp_path: Path) -> None:
+    limits = "--max-params 60K --max-macs 200M"
+    status, output, error = run(f"audit {limits} --runs {tmp_path}")
+    assert (status, error) == (0, "")
+    record = json.loads((tmp_path / "audit.json").read_text())
+    assert record["limits"]["max_params"] == 60_000
+    assert record["shrink"]["dropped"]
+    assert "narrower space: without " in output
+    assert output.endswith("with the same limits and --shrink\n")
 
 
 def test_help_names_every_verb(run: Run) -> None:

@@ -13,11 +13,13 @@ import pytest
 from data.errors import UserError
 from data.files import write_json
 from nas.detector import FaceDetector
+from nas.supernet_training import load_supernet
 from objectives.latency_table import LatencyTable, TimedLayer, load_latency_table
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
+from studies.front import read_front
 from studies.main_job import JobRequest, run_job
 from studies.storage import completed_trials, load_study
 from studies.workspace import Workspace
@@ -86,6 +88,8 @@ def test_each_stage_leaves_its_file(done: tuple[JobRequest, Rows, list[str]]) ->
     fidelity = json.loads(workspace.file("fidelity.json").read_text())
     assert -1 <= fidelity["tau"] <= 1
     assert len(fidelity["architectures"]) == 4
+    assert len(json.loads(workspace.file("hypervolume.json").read_text())["measured"]) == 4
+    assert any(line.startswith("hypervolume: ") for line in said)
     report = workspace.file("report.html").read_text()
     assert all(row["key"] in report for row in rows)
     assert any(line.startswith("next: python run_search.py detect") for line in said)
@@ -130,7 +134,8 @@ def test_a_second_run_redoes_nothing_and_gives_the_same_rows(
         for path, time in files_of(copied.workspace.runs).items()
         if before.get(path) != time
     }
-    assert written <= {"front.json", "timings.json", "report.html", "audit.json"}
+    again = {"front.json", "timings.json", "report.html", "audit.json", "hypervolume.json"}
+    assert written <= again
     assert "schedule: the study's own" in said
     assert "rank fidelity: measured before" in said
 
@@ -262,6 +267,40 @@ def test_this_machine_is_measured_once_for_all_studies(
         assert any("Spearman's correlation 1.000" in line for line in said)
         assert load_latency_table(workspace.file("latency_table.json")).error is not None
     assert len(measured) == len(set(measured)) > 0
+
+
+def test_a_narrower_space_is_searched_and_gone_on_with(tmp_path: Path) -> None:
+    request = replace(tiny_request(tmp_path, budget=4), shrink=True, retrain="none")
+    said: list[str] = []
+    rows = run_job(request, say=said.append)
+    study = load_study(request.workspace.study, request.url)
+    settings = study.user_attrs["settings"]
+    dropped = json.loads(request.workspace.file("audit.json").read_text())["shrink"]["dropped"]
+    space = SPACE.narrowed(dropped)
+    assert dropped
+    assert settings["stages"]["dropped"] == dropped
+    assert settings["space"] == space.fingerprint != SPACE.fingerprint
+    assert all(Architecture.from_key(key) in space for key, _ in trials_of(request))
+    assert any(line.startswith("starting points: ") for line in said)
+    assert request.workspace.file("fidelity.json").is_file()
+    load_supernet(request.workspace.supernet(settings["stages"]["supernet"]), SPACE)
+    before = trials_of(request)
+    with pytest.raises(UserError, match="'tiny' searches a narrower space; give --shrink, or"):
+        run_job(replace(request, shrink=False))
+    run_job(replace(request, budget=5), say=said.append)
+    assert trials_of(request)[:4] == before
+    assert any(line.startswith("space: the study's own, without ") for line in said)
+    assert read_front(request.workspace, None)
+    assert rows
+
+
+def test_a_study_of_the_whole_space_is_not_gone_on_with_in_a_narrower_one(
+    copied: JobRequest,
+) -> None:
+    before = files_of(copied.workspace.runs)
+    with pytest.raises(UserError, match="'tiny' searches the whole space; leave --shrink out, or"):
+        run_job(replace(copied, shrink=True))
+    assert files_of(copied.workspace.runs) == before
 
 
 @pytest.mark.slow

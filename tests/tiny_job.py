@@ -1,13 +1,12 @@
 """The main job, from drawn images to a benchmarked detector, in seconds."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nas.proxy import ProxySettings
-from objectives.limits import Limits, audit
+from objectives.limits import Limits
 from studies.main_job import JobRequest
 from studies.schedule import Schedule, schedule_for
 from studies.workspace import Workspace
@@ -32,7 +31,7 @@ def tiny_schedule(budget: int, *, cuda: bool) -> Schedule:
 def make_jobs_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `run_job` use the tiny schedule, one process and few random architectures."""
     monkeypatch.setattr("studies.main_job.schedule_for", tiny_schedule)
-    monkeypatch.setattr("studies.main_job.audit", partial(audit, samples=300))
+    monkeypatch.setattr("studies.space_stage.AUDIT_SAMPLES", 300)
     monkeypatch.setattr("nas.supernet_training.POOL_SIZE", 12)
     for module in ("main_job", "preparation", "chosen"):
         monkeypatch.setattr(f"studies.{module}.usable_cores", lambda: 1)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from nas.pareto import Point, extremes, hypervolume, knee, pareto_front
+from nas.pareto import Point, anytime_hypervolume, extremes, hypervolume, knee, pareto_front
 
 
 def random_points(seed: int, count: int = 40) -> list[Point]:
@@ -102,3 +102,16 @@ def test_hypervolume_ignores_order_and_never_falls(seed: int) -> None:
     areas = [hypervolume(points[:n], reference=(20.0, 0.0)) for n in range(len(points) + 1)]
     assert areas == sorted(areas)
     assert hypervolume(points[::-1], reference=(20.0, 0.0)) == areas[-1]
+
+
+def test_hypervolume_at_any_time_is_that_of_the_points_so_far() -> None:
+    generator = np.random.default_rng(4)
+    points: list[tuple[float, float] | None] = [
+        None if i % 4 == 0 else (x, y) for i, (x, y) in enumerate(generator.random((30, 2)))
+    ]
+    curve = anytime_hypervolume(points, reference=(0.9, 0.1))
+    for count in range(1, 31):
+        so_far = [point for point in points[:count] if point is not None]
+        assert curve[count - 1] == pytest.approx(hypervolume(so_far, reference=(0.9, 0.1)))
+    assert curve == sorted(curve)
+    assert anytime_hypervolume([], reference=(1.0, 0.0)) == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,17 @@ FULL = ReportData(
     study="tea & <cake>",
     trials=TRIALS,
     front=[TRIALS[0], TRIALS[2] | {"latency_ms": 8.25, "onnx": None}],
-    reference=(400_000_000, 0.0),
+    hypervolume={
+        "trials": 3,
+        "compared": 3,
+        "searches": 5,
+        "box": {"cost": "macs", "least": 100_000_000, "highest": 400_000_000, "ap": [0.0, 1.0]},
+        "measured": [0.1, 0.125, 0.2],
+        "run": {"mean": [0.1, 0.1, 0.15], "low": [0.1, 0.1, 0.1], "high": [0.1, 0.1, 0.2]},
+        "random": {"mean": [0.0, 0.1, 0.1], "low": [0.0, 0.0, 0.0], "high": [0.1, 0.1, 0.2]},
+        "final": {"run": 0.15, "random": 0.1, "ratio": 1.5, "trials_to_random": 1},
+        "surrogate": {"tau": 0.625, "tau_interval": (0.5, 0.75)},
+    },
     retrained=[{"trial": 1, "ap": 0.7, "seconds": 12.0}],
     benchmark=[{"trial": 1, "image_size": 640, "threads": 1, "p50_ms": 8.25}],
     stages=[("prepare", 1.0), ("search", 75.0)],
@@ -91,8 +102,48 @@ def test_history_is_in_trial_order_and_never_falls(full: tuple[str, dict[str, An
     history = full[1]["history"]
     assert history["trial"] == [0, 1, 2]
     assert history["best"] == [0.2, 0.5, 0.5]
-    # Of the box 400 M x 1: 300 x 0.2, then 100 x 0.3 on top of it.
-    assert history["hypervolume"] == pytest.approx([0.15, 0.225, 0.225])
+
+
+def test_the_hypervolume_stands_beside_randoms(full: tuple[str, dict[str, Any]]) -> None:
+    page, figures = full
+    drawn = figures["hypervolume"]
+    assert drawn == {name: FULL.hypervolume[name] for name in ("measured", "run", "random")}
+    for text in (
+        "<h3>Hypervolume beside random&#x27;s</h3><b>1.50 \u00d7</b>",
+        "from 100.0 M MAC to 400.0 M MAC",
+        "5 random searches of 3 feasible",
+        "&#x27;s τ 0.62 (0.50 to 0.75)",
+        "random search 10.00%; this run needed 1 of its trials to reach that",
+    ):
+        assert text in page
+
+
+def test_a_guess_that_may_be_chance_is_called_so(
+    full: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    doubt = "do not believe this comparison"
+    assert doubt not in full[0]
+    poor = {**FULL.hypervolume, "surrogate": {"tau": 0.1, "tau_interval": (-0.1, 0.3)}}
+    assert doubt in page_of(replace(FULL, hypervolume=poor), tmp_path)[0]
+
+
+def test_a_hypervolume_without_random_says_why(tmp_path: Path) -> None:
+    named = ("trials", "box", "measured")
+    alone = {name: FULL.hypervolume[name] for name in named} | {"why_not": "nobody <knows>"}
+    page, figures = page_of(replace(FULL, hypervolume=alone), tmp_path)
+    assert "There is no curve of random search: nobody &lt;knows&gt;." in page
+    assert "<b>20.00%</b>" in page
+    assert figures["hypervolume"] == {"measured": [0.1, 0.125, 0.2], "run": None, "random": None}
+
+
+def test_a_latency_table_is_shown_where_there_is_one(
+    full: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    assert "Latency table" not in full[0]
+    table = {"device": "phone", "threads": 2, "error": "Spearman's correlation 0.999"}
+    page, _ = page_of(replace(FULL, latency_table=table), tmp_path)
+    assert "<dt>device</dt><dd>phone</dd><dt>threads</dt><dd>2</dd>" in page
+    assert "correlation 0.999" in page
 
 
 def test_numbers_are_shown_with_their_units(full: tuple[str, dict[str, Any]]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
+from nas.stop_rule import StopRule
+from objectives.latency_table import TableError
 from search_spaces.architecture import Architecture
 from studies.executors import InProcess, Workers, local_workers
 from studies.front import read_front
@@ -13,6 +15,7 @@ from studies.search import run_search
 from studies.storage import Score
 from studies.study_report import write_study_report
 from studies.workspace import Workspace
+from tests.objectives.made_up_table import made_up_table
 from tests.studies.toy import make_toy, toy_scores, toy_search, toy_settings
 
 
@@ -73,13 +76,25 @@ def test_what_the_stages_wrote_is_in_the_report(workspace: Workspace) -> None:
 
 
 def test_a_timed_study_is_reported(tmp_path: Path) -> None:
-    def timed(architecture: Architecture, trial: int) -> dict[str, Score]:
+    def timed(architecture: Architecture, trial: int, _rule: StopRule) -> dict[str, Score]:
         return {**toy_scores(architecture, trial), "latency_ms": 1.0 + 10 * (trial % 5)}
 
     workspace = Workspace(tmp_path, "toy")
     search = toy_search(workspace.folder, replace(toy_settings(), objective="latency"))
     rows = run_search(search, Workers(InProcess, timed), budget=8)
     text = report_of(workspace)
+    assert "There is no curve of random search: the study has no latency_table.json." in text
+    error = TableError(architectures=12, spearman=0.987, median_error=0.04, bias=-0.01)
+    write(workspace.latency_table, replace(made_up_table(), threads=3, error=error).to_json())
+    text = report_of(workspace)
+    assert "takes 20 completed trials, and there are 8" in text
+    for fact in (
+        "phone",
+        "<dt>threads</dt><dd>3</dd>",
+        "correlation 0.987",
+        "median error of 4.0%",
+    ):
+        assert fact in text
     for one in read_front(workspace, None):
         assert one["latency_ms"] == rows[one["trial"]].scores["latency_ms"]
         assert one["key"] in text

@@ -87,3 +87,18 @@ def test_tables_that_say_nothing_are_refused() -> None:
         Surrogate(SPACE, candidates[:19], aps[:19])
     with pytest.raises(ValueError, match=r"aps must differ, got 0\.5 for all"):
         Surrogate(SPACE, candidates, [0.5] * len(candidates))
+
+
+def test_drawn_functions_agree_where_something_is_known() -> None:
+    candidates, aps = table()
+    guess = Surrogate(SPACE, candidates, aps)
+    others = strangers(40)
+    drawn = np.array([guess.drawn([*candidates, *others], seed=seed) for seed in range(60)])
+    assert guess.drawn([*candidates, *others], seed=3) == drawn[3].tolist()
+    roots = np.sqrt(drawn)
+    known, unknown = roots[:, : len(aps)], roots[:, len(aps) :]
+    assert known.std(axis=0).mean() < unknown.std(axis=0).mean()
+    expected = np.sqrt([guess.expected(candidate) for candidate in others])
+    # The mean of 60 draws is off by an eighth of their deviation.
+    assert np.abs(unknown.mean(axis=0) - expected).mean() < 0.3 * unknown.std(axis=0).mean()
+    assert unknown.max(axis=1).mean() > expected.max()
