@@ -116,6 +116,13 @@ def search(
     shrink: Annotated[
         bool, typer.Option("--shrink", help="Search the narrower space that the audit proposes.")
     ] = False,
+    early_stopping: Annotated[
+        bool | None,
+        typer.Option(
+            "--early-stopping/--no-early-stopping",
+            help="End fits that cheaper trials surely beat; unset: from a budget of 50 on.",
+        ),
+    ] = None,
     retrain: Annotated[
         str,
         typer.Option(
@@ -165,6 +172,7 @@ def search(
         retrain_steps=retrain_steps,
         latency_table=latency_table,
         shrink=shrink,
+        early_stopping=early_stopping,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)

@@ -1,11 +1,12 @@
 """A table of architectures fitted alone on real shards, on which samplers are compared in seconds.
 
 Run from the repository's root:
-python -m benchmarks.record_table SHARDS [--architectures 120] [--steps 250] [--seed 0]
+python -m benchmarks.record_table SHARDS [--architectures 100] [--steps 200] [--seed 0]
     [--write benchmarks/search_table.json]
 SHARDS is a folder that `prepare` or a search wrote. Half of the architectures are drawn at random
 among those that keep the usual limits, half evenly over the logarithm of their MACs. Each is
-fitted from scratch and judged on held-out crops. What is measured once is kept in --folder, so a
+fitted from scratch and judged on held-out crops, on the way too, where a search's early stopping
+would: `benchmarks.early_stopping` replays that. What is measured once is kept in --folder, so a
 run that was cut goes on. `run_search.py compare-samplers` reads the table.
 """
 
@@ -31,6 +32,7 @@ from nas.device import keep_freed_memory
 from nas.fitting import FitSettings, NotFiniteError
 from nas.proxy import CandidateFitter, ProxySettings
 from nas.records import record_header, usable_cores
+from objectives.average_precision import PrecisionReport
 from objectives.cost import Cost, architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -78,28 +80,46 @@ def _fitter(recording: Recording) -> CandidateFitter:
     keep_freed_memory()
     shards = open_shards(recording.shards)
     fit = FitSettings(recording.steps, image_size=shards.image_size)
-    return CandidateFitter(
-        shards, ProxySettings(fit), seed=recording.seed, device=torch.device("cpu")
-    )
+    settings = ProxySettings(fit, early_stopping=True)
+    return CandidateFitter(shards, settings, seed=recording.seed, device=torch.device("cpu"))
 
 
 def measure(recording: Recording, key: str) -> dict[str, Any]:
-    """A row of the table; `ap` is None where the loss was not finite."""
+    """A row of the table; `ap` is None where the loss was not finite.
+
+    `rungs`: smooth AP and its interval's upper end after a ninth and a third of the steps.
+    """
     fitter, architecture = _fitter(recording), Architecture.from_key(key)
     cost = architecture_cost(architecture, image_size=LIMITS.image_size)
+    settings = fitter.settings
     row: dict[str, Any] = {"key": key, **asdict(cost), "ap": None}
+    rungs: list[dict[str, float]] = []
+    stops = (*filter(None, settings.rungs), settings.fit.steps)  # weights of its own say nothing
     start = perf_counter()
     try:
-        network = fitter.fit(fitter.start(architecture), fitter.settings.fit)
+        for steps, network in zip(
+            stops,
+            fitter.fit_through(fitter.start(architecture), settings.fit, stops=stops),
+            strict=True,
+        ):
+            is_end = steps == settings.fit.steps
+            report = fitter.judge(network, images=None if is_end else settings.rung_images)
+            if not is_end:
+                rungs.append(_rung(steps, report))
     except NotFiniteError:
         return row
-    report = fitter.judge(network)
     return row | {
+        "rungs": rungs,
         "ap": round(report.ap, 6),
         "ap_interval": [round(end, 6) for end in report.interval],
         "smooth_ap": round(report.smooth_ap, 6),
         "seconds": round(perf_counter() - start, 1),
     }
+
+
+def _rung(steps: int, report: PrecisionReport) -> dict[str, float]:
+    score, ceiling = report.smooth_ap, report.smooth_interval[1]
+    return {"steps": steps, "score": round(score, 6), "ceiling": round(ceiling, 6)}
 
 
 def record(
@@ -143,8 +163,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shards", type=Path)
-    parser.add_argument("--architectures", type=int, default=120, help="(120)")
-    parser.add_argument("--steps", type=int, default=250, help="of each fit (250)")
+    parser.add_argument("--architectures", type=int, default=100, help="(100)")
+    parser.add_argument("--steps", type=int, default=200, help="of each fit (200)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/search_table"))
     parser.add_argument("--write", type=Path, default=Path("benchmarks/search_table.json"))

@@ -46,6 +46,7 @@ class ReportData:
     retrained: one row a retrained network, with `trial` and whatever was measured.
     benchmark: one row a measurement. stages: (name, seconds) in the order they ran.
     fidelity: `tau` and its `interval` (low, high), and whatever else was noted.
+    early_stopping: what it spared, in a sentence; None where it was not used.
     latency_table: names and values; empty where the study has none, and nothing is said of it.
     settings, audit, record: names and values, shown as they are.
     """
@@ -59,6 +60,7 @@ class ReportData:
     benchmark: Sequence[Row] = ()
     stages: Sequence[tuple[str, float]] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    early_stopping: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
     latency_table: Mapping[str, Any] = field(default_factory=dict)
@@ -84,7 +86,7 @@ def write_report(path: Path, data: ReportData) -> None:
         "retrained": _table(data.retrained, "No network was retrained."),
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
         "stages": _stages(data.stages),
-        "fidelity": _fidelity(data.fidelity),
+        "fidelity": _fidelity(data.fidelity) + _sentence(data.early_stopping),
         "latency": _latency_section(data.latency_table),
         "audit": facts_html(data.audit, "No audit was noted."),
         "settings": facts_html(data.settings, "No settings were noted."),
@@ -285,6 +287,10 @@ def _fidelity(fidelity: Mapping[str, Any]) -> str:
         '<div class="ticks"><span>&minus;1, reversed</span><span>0, no relation</span>'
         "<span>1, same order</span></div>" + (facts_html(others, "") if others else "")
     )
+
+
+def _sentence(text: str | None) -> str:
+    return "" if text is None else f"<p>{html.escape(text[0].upper() + text[1:])}.</p>"
 
 
 def _with_unit(name: str, value: float) -> str:

@@ -267,7 +267,7 @@ def _refit(
         f"tau is under {TRUSTED_TAU}: the order of this front is not to be trusted; {len(rows)} "
         f"of its {len(front)} networks are fitted again, for {steps} steps"
     )
-    longer = replace(settings, fit=replace(settings.fit, steps=steps))
+    longer = replace(settings, fit=replace(settings.fit, steps=steps), early_stopping=False)
     make = partial(ProxyEvaluator, replace(plan.proxy, settings=longer, latency_table=None))
     scores = _evaluate(make, rows, workers=plan.workers, label="fit again", progress=progress)
     refit = [

@@ -35,6 +35,7 @@ from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.chosen import RetrainRequest, export_network, measure_network, retrain_network
 from studies.dashboard import note_on_study, note_on_trial, study_note
+from studies.early_stopping import StoppingReport, stopping_report
 from studies.executors import local_workers
 from studies.fidelity_stage import FIDELITY, FidelityPlan, measure_fidelity
 from studies.front import choose_to_retrain, front_rows, front_trials
@@ -65,7 +66,8 @@ class JobRequest:
     data: WIDER FACE folder, None for drawn faces. retrain: "auto", "all", "none" or a number.
     supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
     latency_table: file of the device's table, for the objective latency; None: this machine's.
-    shrink: whether to search the narrower space that the audit proposes.
+    shrink: whether to search the narrower space that the audit proposes. early_stopping: whether
+    hopeless fits end early; None: by the budget.
     """
 
     workspace: Workspace
@@ -84,6 +86,7 @@ class JobRequest:
     retrain_steps: int | None = None
     latency_table: Path | None = None
     shrink: bool = False
+    early_stopping: bool | None = None
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -184,9 +187,10 @@ class _Job:
         request = self.request
         if self._saved is None:
             schedule = schedule_for(request.budget, cuda=self.device.type == "cuda")
+            rungs = " at most, with early stopping" if schedule.proxy.early_stopping else ""
             self.say(
                 f"schedule: supernet {schedule.supernet.fit.steps} steps, "
-                f"proxy {schedule.proxy.fit.steps} steps a trial, "
+                f"proxy {schedule.proxy.fit.steps} steps a trial{rungs}, "
                 f"retraining {schedule.retrain.steps} steps: by the budget of {request.budget}"
             )
         else:
@@ -196,7 +200,7 @@ class _Job:
             supernet=request.supernet_steps,
             proxy=request.proxy_steps,
             retrain=request.retrain_steps,
-        )
+        ).with_early_stopping(request.early_stopping)
 
     def _workers(self) -> int:
         if self.request.workers is not None:
@@ -343,10 +347,22 @@ class _Job:
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
         )
         with local_workers(partial(ProxyEvaluator, job), processes=self.workers) as workers:
-            return run_search(search, workers, budget=self.request.budget, progress=self.progress)
+            rows = run_search(search, workers, budget=self.request.budget, progress=self.progress)
+        stopping = self._stopping()
+        if stopping is not None:
+            self.say(stopping.line)
+        return rows
+
+    def _stopping(self) -> StoppingReport | None:
+        """What early stopping did, once the study is there."""
+        if not self.schedule.proxy.early_stopping:
+            return None
+        study = load_study(self.workspace.study, self.request.url)
+        return stopping_report(study)
 
     def _write_front(self, rows: Sequence[TrialRow], shards: ShardSet) -> list[dict[str, Any]]:
         front = front_rows(self.workspace, rows, self._cost)
+        stopping = self._stopping()
         write_json(
             self.workspace.file("front.json"),
             {
@@ -355,6 +371,7 @@ class _Job:
                 "objectives": ["ap", self._cost],
                 "trials": len(rows),
                 "data": shards.manifest["source"],
+                "early_stopping": None if stopping is None else stopping.to_json(),
                 "front": front,
             },
         )

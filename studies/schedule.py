@@ -10,6 +10,8 @@ from nas.recipe import USUAL
 from nas.supernet_training import SupernetSettings
 
 SMALL_BUDGET, FULL_BUDGET = 10, 200
+STOPPING_BUDGET = 50
+"""With fewer trials a rung has too few to compare with to pay for its judgement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class Schedule:
             retrain=longer(self.retrain, retrain),
         )
 
+    def with_early_stopping(self, wanted: bool | None) -> "Schedule":  # noqa: FBT001
+        """The same with hopeless fits ended early or not; None: as it is."""
+        if wanted is None:
+            return self
+        return replace(self, proxy=replace(self.proxy, early_stopping=wanted))
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain dicts and numbers; `schedule_from_json` reads it back."""
         return asdict(self)
@@ -62,7 +70,10 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
         supernet=SupernetSettings(
             fit=FitSettings(steps=between(100, 400), batch_size=8, learning_rate=3e-3)
         ),
-        proxy=ProxySettings(fit=FitSettings(steps=between(40, 90), batch_size=8)),
+        proxy=ProxySettings(
+            fit=FitSettings(steps=between(40, 150), batch_size=8),
+            early_stopping=budget >= STOPPING_BUDGET,
+        ),
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=between(80, 400), batch_size=8),
         retrain=retrain_settings(size, cuda=cuda),

@@ -7,6 +7,7 @@ from typing import Any
 from data.progress import Progress, silent
 from nas.report import ReportData, write_report
 from objectives.latency_table import load_latency_table
+from studies.early_stopping import stopping_report
 from studies.front import cost_name, front_rows
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
@@ -39,6 +40,7 @@ def write_study_report(
     hypervolume = write_hypervolume(workspace, study, progress=progress)
     if hypervolume:
         say(comparison_line(hypervolume))
+    stopping = stopping_report(study)
     data = ReportData(
         study=workspace.study,
         trials=[
@@ -66,6 +68,7 @@ def write_study_report(
         ],
         stages=list(_json(workspace.file("timings.json")).items()),
         fidelity=_fidelity(_json(workspace.file("fidelity.json"))),
+        early_stopping=None if stopping is None else stopping.line,
         settings=settings,
         audit={
             name: audit[name] for name in ("samples", "share", "broken", "shrink") if name in audit
