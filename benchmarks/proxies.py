@@ -2,13 +2,16 @@
 
 Run from the repository's root:
 python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--alone-steps 1000]
-    [--steps 0 33 100 250] [--write docs/results/proxies.json]
+    [--steps 0 33 100 250] [--alone-seeds 1] [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
 The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs,
 so that size alone gives no rank. Each is fitted alone for long, which is the truth, and for each
 number of steps from weights of its own and from the supernet's; judged are average precision,
-smoother scores and the loss on held-out crops, and scores of no training at all. What is measured
-once is kept in --folder, so a run that was cut goes on.
+smoother scores and the loss on held-out crops, and scores of no training at all. With several
+--alone-seeds the truth is the mean over fits alone from other weights and orders of the images;
+how far two such fits of the same networks agree is the most that a proxy can be expected to reach,
+and is given as `truth_tau`. What is measured once is kept in --folder, so a run that was cut goes
+on.
 """
 
 import argparse
@@ -115,6 +118,21 @@ def measure(plan: Plan, key: str) -> dict[str, Any]:
     }
 
 
+def measure_alone(plan: Plan, key: str, fit_seed: int) -> dict[str, Any]:
+    """The truth of one network once more, from other weights and another order of the images."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    fitter = CandidateFitter(
+        open_shards(plan.shards),
+        ProxySettings(FitSettings(1)),
+        seed=plan.seed,
+        device=CPU,
+        fit_seed=fit_seed,
+    )
+    truth, seconds = _scores(fitter, fitter.start(Architecture.from_key(key)), plan.alone_steps)
+    return {"key": key, "fit_seed": fit_seed, "ap": truth["ap"], "seconds": seconds}
+
+
 def _scores(
     fitter: CandidateFitter, network: Detector, steps: int
 ) -> tuple[dict[str, float], float]:
@@ -129,7 +147,7 @@ def _scores(
 
 def summarise(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     """Tau with its 90 % interval, and mean seconds, of every proxy, best first."""
-    truth = [row["alone_ap"] for row in rows]
+    truth = [float(np.mean(_truths(row))) for row in rows]
     found = {}
     for name in rows[0]["proxies"]:
         cells = [row["proxies"][name] for row in rows]
@@ -137,6 +155,20 @@ def summarise(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
         seconds = sum(cell["seconds"] for cell in cells) / len(cells)
         found[name] = {"tau": tau, "tau_interval": list(interval), "seconds": seconds}
     return dict(sorted(found.items(), key=lambda item: -item[1]["tau"]))
+
+
+def _truths(row: dict[str, Any]) -> list[float]:
+    """AP of each fit alone."""
+    return [row["alone_ap"], *(again["ap"] for again in row.get("alone_again", ()))]
+
+
+def truth_tau(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any] | None:
+    """Tau between the first two fits alone, with its 90 % interval; None where there is one."""
+    if len(_truths(rows[0])) < 2:
+        return None
+    first, second = ([_truths(row)[i] for row in rows] for i in range(2))
+    tau, interval = kendall_tau(first, second, seed=seed)
+    return {"tau": tau, "tau_interval": list(interval)}
 
 
 def _count(text: str) -> int:
@@ -152,6 +184,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--macs", type=_count, default=300_000_000, help="about (300M)")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 33, 100, 250])
     parser.add_argument("--alone-steps", type=int, default=1000, help="(1000)")
+    parser.add_argument("--alone-seeds", type=int, default=1, help="fits alone of each (1)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
@@ -166,23 +199,40 @@ def main() -> None:
     )
     drawn = draw(options.networks, options.macs, seed=options.seed)
     known = {a.key: options.folder / f"{number}.json" for number, a in enumerate(drawn)}
-    missing = [key for key, path in known.items() if not path.is_file()]
-    context = get_context("spawn")
+    again = {
+        (key, seed): path.with_name(f"{path.stem}-alone-{seed}.json")
+        for key, path in known.items()
+        for seed in range(options.seed + 1, options.seed + options.alone_seeds)
+    }
     with (
         shown_progress() as progress,
-        ProcessPoolExecutor(usable_cores(), mp_context=context) as pool,
+        ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool,
     ):
-        jobs = {pool.submit(measure, plan, key): key for key in missing}
+        jobs = {
+            pool.submit(measure, plan, key): path
+            for key, path in known.items()
+            if not path.is_file()
+        }
+        jobs |= {
+            pool.submit(measure_alone, plan, key, seed): path
+            for (key, seed), path in again.items()
+            if not path.is_file()
+        }
         for done, job in enumerate(as_completed(jobs), start=1):
-            write_json(known[jobs[job]], job.result())
-            progress("networks", len(known) - len(missing) + done, len(known))
+            write_json(jobs[job], job.result())
+            progress("measurements", done, len(jobs))
     rows = [json.loads(path.read_text()) for path in known.values()]
+    for row in rows:
+        row["alone_again"] = [
+            json.loads(path.read_text()) for (key, _), path in again.items() if key == row["key"]
+        ]
     shards = open_shards(options.shards)
     result = {
         **record_header(seed=options.seed, data_hash=shards.hash),
         "data": shards.manifest["source"],
         "supernet": options.supernet.stem,
         "alone_steps": options.alone_steps,
+        "truth_tau": truth_tau(rows, seed=options.seed),
         "proxies": summarise(rows, seed=options.seed),
         "networks": rows,
     }

@@ -67,15 +67,23 @@ class ProxySettings:
 class CandidateFitter:
     """Fits candidates on one split of the shards and judges them on the other.
 
-    seed: of the split, of the order of images and of initial weights.
+    seed: of the split, of the order of images and of initial weights. fit_seed: of the last two,
+    where they are to differ from fit to fit.
     """
 
     def __init__(
-        self, shards: ShardSet, settings: ProxySettings, *, seed: int, device: torch.device
+        self,
+        shards: ShardSet,
+        settings: ProxySettings,
+        *,
+        seed: int,
+        device: torch.device,
+        fit_seed: int | None = None,
     ) -> None:
         self.settings = settings
         self.device = device
         self._seed = seed
+        self._fit_seed = seed if fit_seed is None else fit_seed
         self.train, held_out = shards.split(settings.held_out_share, seed=seed)
         self.held_out = held_out.take(min(len(held_out), settings.held_out_images), seed=seed)
         self._recalibration = self.train.take(
@@ -126,7 +134,7 @@ class CandidateFitter:
             self.train,
             batch_size=settings.batch_size,
             image_size=settings.image_size,
-            seed=self._seed,
+            seed=self._fit_seed,
             augment=LIGHT,
         )
 
@@ -136,7 +144,7 @@ class CandidateFitter:
 
     def start(self, architecture: Architecture) -> Detector:
         """A candidate with weights of its own, drawn from the seed."""
-        with seeded(self._seed):
+        with seeded(self._fit_seed):
             return to_channels_last(build(architecture).to(self.device))
 
 

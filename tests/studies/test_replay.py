@@ -160,7 +160,7 @@ def test_a_plain_sampler_gives_up_where_nothing_fits(
 ) -> None:
     monkeypatch.setattr(module, "MOST_INFEASIBLE", 5)
     tight = replace(replay.rules, limits=Limits(max_params=2))
-    with pytest.raises(UserError, match="5 proposals of plain tpe in a row broke the table's"):
+    with pytest.raises(UserError, match="5 proposals of plain Optuna in a row broke the table's"):
         next(CONTENDERS["plain tpe"](tight, lambda _: 0.0, 0))
 
 
