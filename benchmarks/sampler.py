@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.records import record_header
+from nas.stop_rule import StopRule
 from objectives.cost import Cost, architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -42,7 +43,7 @@ def measure(sampler: str, *, trials: int, seed: int) -> dict[str, Any]:
         spent_on_costs += time.perf_counter() - start
         return found
 
-    def evaluate(architecture: Architecture, _trial: int) -> Mapping[str, Score]:
+    def evaluate(architecture: Architecture, _trial: int, _rule: StopRule) -> Mapping[str, Score]:
         found = cost(architecture)
         return {"ap": 1 - 1 / (1 + found.params / 1e5 + found.macs / 1e9)}
 

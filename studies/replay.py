@@ -161,8 +161,11 @@ def ours(base: str) -> Contender:
 
 
 def plain(make: Callable[[int], BaseSampler]) -> Contender:
-    """An Optuna sampler as it comes, made from a seed. It is told by how much each limit is broken (Optuna's own
-    constraints); what breaks one is not trained, and what was trained before is trained again."""
+    """An Optuna sampler as it comes, made from a seed.
+
+    It is told by how much each limit is broken (Optuna's own constraints); what breaks one is not
+    trained, and what was trained before is trained again.
+    """
 
     def play(rules: DesignRules, score: Score, seed: int) -> Iterator[Candidate]:
         study = _study(make(seed))
