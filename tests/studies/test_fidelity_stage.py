@@ -96,7 +96,7 @@ def fit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]) 
     """Let fits alone take no time and score by the trial's number; the trials that were fitted."""
     fitted: list[int] = []
 
-    def make(_job: StandAloneJob) -> Callable[[Architecture, int], Scores]:
+    def make(_job: StandAloneJob) -> Callable[[Architecture, int, StopRule], Scores]:
         def evaluate(_architecture: Architecture, trial: int, _rule: StopRule) -> Scores:
             fitted.append(trial)
             ap = ap_of(trial)
@@ -112,7 +112,7 @@ def refit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]
     """The same for the longer proxy fits; the jobs they were given."""
     jobs: list[ProxyJob] = []
 
-    def make(job: ProxyJob) -> Callable[[Architecture, int], Scores]:
+    def make(job: ProxyJob) -> Callable[[Architecture, int, StopRule], Scores]:
         jobs.append(job)
         return lambda _architecture, trial, _rule: {"ap": ap_of(trial), "ap_interval": [0.0, 1.0]}
 
