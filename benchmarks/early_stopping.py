@@ -4,10 +4,9 @@ Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
     [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
-rule of `nas.stop_rule` says of each rung on record whether the trial ends there, as in a search.
-The table's fits start from weights of their own, so the rung before the first step, where a
-search judges the supernet's, is left out. Measured are the share of steps that are not made and
-the hypervolume, log MACs against AP, that is lost with the trials that were stopped.
+rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
+the table's fits start from weights of their own. Measured are the share of steps that are not made
+and the hypervolume, log MACs against AP, that is lost with the trials that were stopped.
 """
 
 import argparse

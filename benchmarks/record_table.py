@@ -94,7 +94,7 @@ def measure(recording: Recording, key: str) -> dict[str, Any]:
     settings = fitter.settings
     row: dict[str, Any] = {"key": key, **asdict(cost), "ap": None}
     rungs: list[dict[str, float]] = []
-    stops = (*filter(None, settings.rungs), settings.fit.steps)  # weights of its own say nothing
+    stops = (*settings.rungs, settings.fit.steps)
     start = perf_counter()
     try:
         for steps, network in zip(

@@ -1,15 +1,17 @@
 """When a trial is not worth going on with: cheaper ones are surely better where it stands.
 
-A fit is judged at rungs: before its first step and after a ninth and a third of its steps
-(successive halving with a factor of 3, as in Li et al., Hyperband, arXiv:1603.06560, but against
-the trials that a rung has seen so far instead of in brackets). Two objectives make the rule one of
-dominance: costs are known exactly, so a trial is compared only with trials that cost no more.
+A fit is judged at rungs: after a ninth and a third of its steps (successive halving with a factor
+of 3, as in Li et al., Hyperband, arXiv:1603.06560, but against the trials that a rung has seen so
+far instead of in brackets). Two objectives make the rule one of dominance: costs are known exactly,
+so a trial is compared only with trials that cost no more. There is no rung before the first step:
+the order of inherited weights has next to nothing to do with that of trained ones (Kendall's tau
+0.17, 90 % interval -0.14 to 0.47, on 16 networks of like cost; docs/results/proxies.json).
 """
 
 from dataclasses import dataclass
 
 RUNG_DIVISORS = (9, 3)
-"""A rung is this part of all steps; before them is one at 0 steps."""
+"""A rung is this part of all steps."""
 
 DOMINATORS = 2
 """So many trials must be surely better at no more cost before one is stopped."""
@@ -32,8 +34,7 @@ FIT_STEPS = "fit_steps"
 
 def rung_steps(steps: int) -> tuple[int, ...]:
     """The rungs below the end of a fit, rising; fewer where a fit is very short."""
-    found = (0, *(steps // divisor for divisor in RUNG_DIVISORS))
-    return tuple(dict.fromkeys(rung for rung in found if rung < steps))
+    return tuple(dict.fromkeys(steps // d for d in RUNG_DIVISORS if steps >= d))
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,18 +84,17 @@ def test_a_job_with_a_table_scores_the_same_and_the_latency(
     assert scores == evaluator(SMALLEST, 0, NEVER)
 
 
-def rising_job(job: ProxyJob) -> ProxyJob:
-    return replace(job, settings=replace(job.settings, early_stopping=True, rung_images=3))
+def rising_job(job: ProxyJob, *, early_stopping: bool = True) -> ProxyJob:
+    settings = replace(job.settings, fit=FIT, early_stopping=early_stopping, rung_images=3)
+    return replace(job, settings=settings)
 
 
-def test_rungs_change_nothing_of_a_fit_that_goes_on(
-    evaluator: ProxyEvaluator, job: ProxyJob
-) -> None:
+def test_rungs_change_nothing_of_a_fit_that_goes_on(job: ProxyJob) -> None:
     scores = ProxyEvaluator(rising_job(job))(SMALLEST, 0, NEVER)
     rungs = scores.pop(RUNG_SCORES)
-    assert len(rungs) == len(rung_steps(SETTINGS.fit.steps))
-    assert scores == evaluator(SMALLEST, 0, NEVER)
-    assert scores[FIT_STEPS] == SETTINGS.fit.steps
+    assert len(rungs) == len(rung_steps(FIT.steps)) == 1
+    assert scores == ProxyEvaluator(rising_job(job, early_stopping=False))(SMALLEST, 0, NEVER)
+    assert scores[FIT_STEPS] == FIT.steps
 
 
 def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> None:
@@ -103,11 +102,11 @@ def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> N
     better = Peer(cost=1.0, scores=(2.0,))
     rule = StopRule(cost=1.0, peers=(better, better))
     stopped = evaluator(SMALLEST, 0, rule)
-    assert stopped[STOPPED_AT] == stopped[FIT_STEPS] == 0
+    assert stopped[STOPPED_AT] == stopped[FIT_STEPS] == 1
     assert len(stopped[RUNG_SCORES]) == 1
     assert 0 <= stopped["ap"] <= 1
     spared = evaluator(SMALLEST, 0, replace(rule, is_exempt=True))
-    assert spared.pop(SPARED_AT) == 0
+    assert spared.pop(SPARED_AT) == 1
     assert spared == evaluator(SMALLEST, 0, NEVER)
 
 

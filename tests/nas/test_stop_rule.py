@@ -8,7 +8,7 @@ BETTER = Peer(cost=10.0, scores=(0.3, 0.6))
 
 
 @pytest.mark.parametrize(
-    ("steps", "rungs"), [(252, (0, 28, 84)), (90, (0, 10, 30)), (8, (0, 2)), (2, (0,)), (1, (0,))]
+    ("steps", "rungs"), [(252, (28, 84)), (90, (10, 30)), (8, (2,)), (3, (1,)), (2, ()), (1, ())]
 )
 def test_rungs_rise_to_the_end_of_a_fit(steps: int, rungs: tuple[int, ...]) -> None:
     assert rung_steps(steps) == rungs
