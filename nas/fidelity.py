@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.shards import open_shards
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
-from nas.stop_rule import StopRule
+from nas.stop_rule import FIT_STEPS, StopRule
 from objectives.zero_cost import ZERO_COST_SCORES, zero_cost_scores
 from search_spaces.architecture import Architecture
 
@@ -173,9 +173,9 @@ def rank_fidelity(
 
 
 def _score_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What is a finite number in every row, `ap` first; the trial's own is none."""
+    """What is a finite number in every row, `ap` first; a trial's number and steps say nothing."""
     shared = [name for name in rows[0] if all(_is_finite(row.get(name)) for row in rows)]
-    return ["ap", *(name for name in shared if name not in ("ap", "trial"))]
+    return ["ap", *(name for name in shared if name not in ("ap", "trial", FIT_STEPS))]
 
 
 def _is_finite(value: Any) -> bool:
