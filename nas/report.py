@@ -98,7 +98,13 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def _subtitle(data: ReportData) -> str:
     """How much was tried, when and with which commit."""
-    facts = [f"{len(data.trials)} trials", f"{len(data.front)} on the front"]
+    completed, begun = len(data.trials), data.hypervolume.get("trials", len(data.trials))
+    trials = (
+        f"{completed} trials"
+        if completed == begun
+        else f"{completed} of {begun} trials fitted to the end"
+    )
+    facts = [trials, f"{len(data.front)} on the front"]
     if date := data.record.get("date"):
         facts.append(f"{date[:10]} {date[11:16]} UTC")
     if commit := data.record.get("commit"):

@@ -127,6 +127,18 @@ def test_a_guess_that_may_be_chance_is_called_so(
     assert doubt in page_of(replace(FULL, hypervolume=poor), tmp_path)[0]
 
 
+def test_trials_that_ended_early_are_told_from_the_whole(tmp_path: Path) -> None:
+    assert "<p>3 trials · 2 on the front" in page_of(FULL, tmp_path)[0]
+    stopping = replace(
+        FULL,
+        hypervolume={**FULL.hypervolume, "trials": 5},
+        early_stopping="early stopping: 2 of 5 trials stopped, 1 < 2",
+    )
+    page = page_of(stopping, tmp_path)[0]
+    assert "<p>3 of 5 trials fitted to the end" in page
+    assert "<p>Early stopping: 2 of 5 trials stopped, 1 &lt; 2.</p>" in page
+
+
 def test_a_hypervolume_without_random_says_why(tmp_path: Path) -> None:
     named = ("trials", "box", "measured")
     alone = {name: FULL.hypervolume[name] for name in named} | {"why_not": "nobody <knows>"}
