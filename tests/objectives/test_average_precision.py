@@ -149,7 +149,8 @@ def test_order_of_images_changes_nothing() -> None:
     detections, faces = random_case(30, seed=2)
     report = evaluate_detections(detections, faces)
     other = evaluate_detections(detections[::-1], faces[::-1])
-    assert replace(other, interval=report.interval) == report
+    intervals = {name: getattr(report, name) for name in ("interval", "smooth_interval")}
+    assert replace(other, **intervals) == report
 
 
 def test_repeating_all_images_changes_nothing_but_the_counts() -> None:
