@@ -5,7 +5,7 @@ of 3, as in Li et al., Hyperband, arXiv:1603.06560, but against the trials that 
 far instead of in brackets). Two objectives make the rule one of dominance: costs are known exactly,
 so a trial is compared only with trials that cost no more. There is no rung before the first step:
 the order of inherited weights has next to nothing to do with that of trained ones (Kendall's tau
-0.17, 90 % interval -0.14 to 0.47, on 16 networks of like cost; docs/results/proxies.json).
+0.20, 90 % interval -0.08 to 0.49, on 16 networks of like cost; docs/results/proxies.json).
 """
 
 from dataclasses import dataclass
