@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,9 @@ from studies.console import (
     shown_progress,
 )
 from studies.say import unsaid
+
+if TYPE_CHECKING:
+    from objectives.limits import Limits
 
 RUNS = Path("runs")
 
@@ -97,6 +100,17 @@ def _say(line: str) -> None:
     typer.echo(line)
 
 
+def _limits(max_params: str, max_macs: str, max_memory: str, image_size: int) -> "Limits":
+    from objectives.limits import Limits
+
+    return Limits(
+        max_params=parse_quantity(max_params),
+        max_macs=parse_quantity(max_macs),
+        max_memory_bytes=parse_quantity(max_memory),
+        image_size=parse_image_size(image_size),
+    )
+
+
 @app.command()
 def search(
     budget: Annotated[int, typer.Option(help="Trials in all; a study may grow.")] = 200,
@@ -146,7 +160,6 @@ def search(
     runs: RunsOption = RUNS,
 ) -> None:
     """Search, retrain, export and benchmark; the same command goes on where it was stopped."""
-    from objectives.limits import Limits
     from studies.main_job import JobRequest, run_job
     from studies.workspace import Workspace
 
@@ -154,12 +167,7 @@ def search(
         workspace=Workspace(runs, study),
         budget=budget,
         data=data,
-        limits=Limits(
-            max_params=parse_quantity(max_params),
-            max_macs=parse_quantity(max_macs),
-            max_memory_bytes=parse_quantity(max_memory),
-            image_size=parse_image_size(image_size),
-        ),
+        limits=_limits(max_params, max_macs, max_memory, image_size),
         objective=objective,
         sampler=sampler,
         seed=seed,
@@ -189,16 +197,10 @@ def audit(
     runs: RunsOption = RUNS,
 ) -> None:
     """Say what limits leave of the space, and a narrower one; a search does this by itself."""
-    from objectives.limits import Limits
     from studies.space_stage import audit_space
 
     require_cpu(device)
-    limits = Limits(
-        max_params=parse_quantity(max_params),
-        max_macs=parse_quantity(max_macs),
-        max_memory_bytes=parse_quantity(max_memory),
-        image_size=parse_image_size(image_size),
-    )
+    limits = _limits(max_params, max_macs, max_memory, image_size)
     target = runs / "audit.json"
     with shown_progress() as progress:
         proposal = audit_space(target, limits, seed=seed, say=_say, progress=progress)

@@ -22,9 +22,7 @@ from data.files import write_json
 from nas.pareto import hypervolume
 from nas.records import record_header
 from nas.stop_rule import EXEMPT_SHARE, Peer, StopRule
-
-LOOKAHEAD = 4
-"""Trials that run at once, of which none may stop another: as in the main job."""
+from studies.main_job import LOOKAHEAD
 
 
 def replay(rows: Sequence[dict[str, Any]], *, steps: int, seed: int) -> dict[str, float]:

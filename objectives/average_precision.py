@@ -133,18 +133,21 @@ def evaluate_detections(
     if not len(pool.face_image):
         raise ValueError(f"faces must hold a face to be found, got none in {len(faces)} images")
 
-    verdict = judge(pool, iou_threshold)
+    verdicts = {one: judge(pool, one) for one in {iou_threshold, *SMOOTH_IOU_THRESHOLDS}}
+    verdict = verdicts[iou_threshold]
     images = len(faces)
     drawn = np.random.default_rng(seed).multinomial(
         images, np.full(images, 1 / images), size=resamples
     )
     weights = drawn.T.astype(float)
-    smooth = [judge(pool, threshold) for threshold in SMOOTH_IOU_THRESHOLDS]
+    samples = {one: _ap(pool, verdicts[one], weights) for one in verdicts}
+    smooth = [average_precision(pool, verdicts[one]) for one in SMOOTH_IOU_THRESHOLDS]
+    smooth_samples = [samples[one] for one in SMOOTH_IOU_THRESHOLDS]
     return PrecisionReport(
         ap=average_precision(pool, verdict),
-        interval=_interval(_ap(pool, verdict, weights)),
-        smooth_ap=float(np.mean([average_precision(pool, one) for one in smooth])),
-        smooth_interval=_interval(np.mean([_ap(pool, one, weights) for one in smooth], axis=0)),
+        interval=_interval(samples[iou_threshold]),
+        smooth_ap=float(np.mean(smooth)),
+        smooth_interval=_interval(np.mean(smooth_samples, axis=0)),
         strata=_strata(pool, verdict),
         recall=int((verdict.face >= 0).sum()) / len(pool.face_image),
         images=images,

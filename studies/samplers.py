@@ -28,8 +28,7 @@ from search_spaces.space import Genotype, Space
 
 NSGA2_POPULATION = 16
 TPE_CANDIDATES = 64
-"""Genotypes that TPE chooses each proposal from. On 200 networks of a search on real images, 8
-seeds, 100 trials: hypervolume 0.0091 with 64, 0.0080 with Optuna's 24, 0.0050 at random."""
+"""Genotypes that TPE chooses each proposal from; Optuna's 24 are few for 28 genes."""
 
 BASE_TRIES = 10
 """How often the base sampler is asked for one trial."""
