@@ -17,10 +17,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import InMemoryStorage
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from data.errors import UserError, unknown_name
+from nas.pareto import pareto_front
 from objectives.cost import Cost
 from objectives.limits import CostFunction, Limits, flag
 from search_spaces.architecture import Architecture
@@ -41,6 +42,17 @@ RANDOM_TRIES = 500
 feasible architectures are likelier to."""
 
 MUTATED_GENES = (1, 2, 3)
+
+TPE_MEMORY = 300
+"""Finished trials that TPE is told of. Its time grows with them; it takes at most 25 for good, and
+the older of the others it weighs little."""
+
+FORGET_EVERY = 100
+"""Trials beyond the memory until it is cut down to its size again."""
+
+BEST_REMEMBERED = 0.25
+"""Share of a memory that is for the best trials of a study; the rest is for its newest."""
+
 STUDY_ATTRIBUTES = "feasible:study"
 """System attribute of the trial whose choice made the base sampler note something on its study."""
 
@@ -53,18 +65,27 @@ def _nsga2(seed: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
 
 
-BASES: Mapping[str, Callable[[int], BaseSampler] | None] = {
-    "tpe": _tpe,
-    "nsga2": _nsga2,
-    "random": None,
+@dataclass(frozen=True, slots=True)
+class BaseKind:
+    """make: the base sampler from a seed; None: draw from the space alone. memory: finished trials
+    it is told of, give or take FORGET_EVERY; None: all."""
+
+    make: Callable[[int], BaseSampler] | None
+    memory: int | None = None
+
+
+BASES: Mapping[str, BaseKind] = {
+    "tpe": BaseKind(_tpe, TPE_MEMORY),
+    "nsga2": BaseKind(_nsga2),
+    "random": BaseKind(None),
 }
-"""Name -> how to make the base sampler from a seed; None draws from the space alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An architecture with its canonical genotype and its cost."""
+    """An architecture with its key, its canonical genotype and its cost."""
 
+    key: str
     genotype: Genotype
     architecture: Architecture
     cost: Cost
@@ -85,7 +106,7 @@ class DesignRules:
         key = architecture.key
         if key not in self._seen:
             canonical = self.space.encode(architecture)
-            self._seen[key] = Candidate(canonical, architecture, self.cost(architecture))
+            self._seen[key] = Candidate(key, canonical, architecture, self.cost(architecture))
         return self._seen[key]
 
     @property
@@ -147,7 +168,7 @@ class FeasibleSampler(BaseSampler):
         if base not in BASES:
             raise unknown_name("sampler", base, tuple(BASES))
         self._rules = rules
-        self._make_base = BASES[base]
+        self._base = BASES[base]
         self._seed = seed
         self._lookahead = lookahead
         self._starts = _feasible_starts(rules, starts)
@@ -163,7 +184,7 @@ class FeasibleSampler(BaseSampler):
         """
         with self._lock:
             if self._copy is None:
-                self._copy = _StudyCopy(study, self._rules.distributions)
+                self._copy = _StudyCopy(study, self._rules.distributions, self._base.memory)
             earlier = study.get_trials(deepcopy=False)[:number]
             self._remember(earlier)
             self._copy.follow(earlier, told=number - self._lookahead + 1)
@@ -218,22 +239,22 @@ class FeasibleSampler(BaseSampler):
             next(draws, None)  # the base sampler notes the trial's generation when it is asked
             draws = iter((self._starts[number].genotype,))
         tried = {n: c for n, c in self._tried.items() if n < number}
-        known = {candidate.architecture.key for candidate in tried.values()}
+        known = {candidate.key for candidate in tried.values()}
         generator = np.random.default_rng([self._seed, number])
         refusals = _Refusals(self._rules.limits)
         for source in (draws, self._free_draws(generator, tuple(tried.values()))):
             for genotype in source:
                 candidate = self._rules.candidate(genotype)
-                if refusals.accept(candidate.cost) and candidate.architecture.key not in known:
+                if refusals.accept(candidate.cost) and candidate.key not in known:
                     return candidate
         raise refusals.error()
 
     def _base_draws(self, number: int, scratch: FrozenTrial) -> Iterator[Genotype]:
         """Proposals of a base sampler made for this trial; none while it has no opinion."""
-        if self._make_base is None or self._copy is None:
+        if self._base.make is None or self._copy is None:
             return
         study = self._copy.study
-        base = self._make_base(_seed_of(self._seed, number))
+        base = self._base.make(_seed_of(self._seed, number))
         free = {n: d for n, d in self._rules.distributions.items() if not d.single()}
         for _ in range(BASE_TRIES):
             drawn = base.sample_relative(study, scratch, {**free})
@@ -261,7 +282,7 @@ class FeasibleSampler(BaseSampler):
 
 def _feasible_starts(rules: DesignRules, starts: Sequence[Architecture]) -> tuple[Candidate, ...]:
     candidates = [rules.candidate(rules.space.encode(architecture)) for architecture in starts]
-    feasible = {c.architecture.key: c for c in candidates if rules.limits.allow(c.cost)}
+    feasible = {c.key: c for c in candidates if rules.limits.allow(c.cost)}
     return tuple(feasible.values())
 
 
@@ -314,16 +335,28 @@ class _StudyCopy:
 
     Trials have the same numbers in both. What base samplers note on trials and on the study is
     kept here, and travels to the real study as system attributes of its trials.
+
+    memory: finished trials that are known as such, once there are FORGET_EVERY more; the others
+    count as failed. None: all.
     """
 
-    def __init__(self, study: Study, distributions: Mapping[str, CategoricalDistribution]) -> None:
-        self._storage = InMemoryStorage()
+    def __init__(
+        self,
+        study: Study,
+        distributions: Mapping[str, CategoricalDistribution],
+        memory: int | None,
+    ) -> None:
         self._distributions = distributions
+        self._memory = memory
         self._told = 0
-        study_id = self._storage.create_new_study(study.directions, study.study_name)
-        self._study_id = study_id
         self._sent: dict[str, Any] = {}
         self._name = study.study_name
+        self._directions = study.directions
+        self._start()
+
+    def _start(self) -> None:
+        self._storage = InMemoryStorage()
+        self._study_id = self._storage.create_new_study(self._directions, self._name)
 
     @property
     def study(self) -> Study:
@@ -336,14 +369,12 @@ class _StudyCopy:
         for trial in trials[self._told :]:
             if trial.number >= self._storage.get_n_trials(self._study_id):
                 self._add(trial)
-            copy_id = self._id(trial.number)
-            for name, value in trial.params.items():
-                distribution = self._distributions[name]
-                internal = distribution.to_internal_repr(value)
-                self._storage.set_trial_param(copy_id, name, internal, distribution)
+            self._fill(trial)
             if trial.number == self._told < told and trial.state.is_finished():
-                self._storage.set_trial_state_values(copy_id, trial.state, trial.values)
+                self._tell(trial, trial.state)
                 self._told += 1
+                if self._memory is not None and self._told % FORGET_EVERY == 0:
+                    self._forget(trials[: self._told], self._memory)
 
     def scratch(self, number: int) -> FrozenTrial:
         """The running trial of this number, which a base sampler may write its notes on."""
@@ -359,6 +390,32 @@ class _StudyCopy:
         self._sent |= new
         return noted | ({STUDY_ATTRIBUTES: new} if new else {})
 
+    def _forget(self, told: Sequence[FrozenTrial], memory: int) -> None:
+        """Begin anew with the results of no more than `memory` of the trials: they alone matter,
+        so that a resumed study forgets the same ones."""
+        if len(told) <= memory:
+            return
+        self._start()
+        remembered = _remembered(told, self._directions, memory)
+        for trial in told:
+            self._add(trial)
+            if trial.number in remembered:
+                self._fill(trial)
+                self._tell(trial, trial.state)
+            else:
+                self._tell(trial, TrialState.FAIL)
+
+    def _fill(self, trial: FrozenTrial) -> None:
+        copy_id = self._id(trial.number)
+        for name, value in trial.params.items():
+            distribution = self._distributions[name]
+            internal = distribution.to_internal_repr(value)
+            self._storage.set_trial_param(copy_id, name, internal, distribution)
+
+    def _tell(self, trial: FrozenTrial, state: TrialState) -> None:
+        values = None if state == TrialState.FAIL else trial.values
+        self._storage.set_trial_state_values(self._id(trial.number), state, values)
+
     def _add(self, trial: FrozenTrial) -> None:
         copy_id = self._storage.create_new_trial(self._study_id)
         for name, value in trial.system_attrs.items():
@@ -369,3 +426,31 @@ class _StudyCopy:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def _remembered(
+    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], memory: int
+) -> set[int]:
+    """Numbers of the best trials, front by front, and of the newest of the others."""
+    left = {
+        trial.number: _lowered(trial.values, directions)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.values is not None
+    }
+    best: set[int] = set()
+    while left and len(best) < BEST_REMEMBERED * memory:
+        numbers = list(left)
+        front = pareto_front([(left[n][0], -left[n][1]) for n in numbers])
+        best |= {numbers[i] for i in front}
+        left = {n: values for n, values in left.items() if n not in best}
+    others = [trial.number for trial in trials if trial.number not in best]
+    return best | set(others[len(others) - max(0, memory - len(best)) :])
+
+
+def _lowered(values: Sequence[float], directions: Sequence[StudyDirection]) -> tuple[float, float]:
+    """The two objectives, so that less is better in both."""
+    first, second = (
+        -value if direction == StudyDirection.MAXIMIZE else value
+        for value, direction in zip(values, directions, strict=True)
+    )
+    return first, second

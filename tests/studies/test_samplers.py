@@ -5,13 +5,14 @@ from dataclasses import replace
 import optuna
 import pytest
 from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState, create_trial
 
 from data.errors import UserError
 from objectives.cost import Cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
-from studies.samplers import BASES, DesignRules, FeasibleSampler
+from studies.samplers import BASES, BaseKind, DesignRules, FeasibleSampler
 from tests.studies.toy import LIMITS, toy_cost, toy_scores
 
 RULES = DesignRules(SPACE, toy_cost, LIMITS)
@@ -83,6 +84,31 @@ def test_results_inside_the_lookahead_are_not_seen() -> None:
             study.tell(trial, (worth, 1.0))
         proposals.append(sampler.propose(study, 23).candidate.genotype)
     assert proposals[0] == proposals[1]
+
+
+def test_tpe_is_told_of_the_best_and_the_newest_trials_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long study, the same one resumed, and one whose forgotten results were other ones."""
+    monkeypatch.setattr("studies.samplers.FORGET_EVERY", 10)
+    monkeypatch.setitem(BASES, "tpe", BaseKind(BASES["tpe"].make, memory=20))  # type: ignore[misc]
+    study = plain_study(FeasibleSampler(RULES))
+    study.optimize(objective, n_trials=45)
+    known = FeasibleSampler(RULES)
+    next_one = known.propose(study, 45)
+    assert study.sampler.propose(study, 45) == next_one
+    told = [t.number for t in known._copy.study.get_trials(states=[TrialState.COMPLETE])]
+    assert len(told) == 25  # 20 of the first 40, and the five since
+    values = {trial.number: tuple(trial.values) for trial in study.trials}
+    assert {values[t.number] for t in study.best_trials} <= {values[number] for number in told}
+
+    changed = plain_study(FeasibleSampler(RULES))
+    for trial in study.trials:
+        values = trial.values if trial.number in told else [0.0, 1e12]
+        changed.add_trial(
+            create_trial(params=trial.params, distributions=trial.distributions, values=values)
+        )
+    assert FeasibleSampler(RULES).propose(changed, 45) == next_one
 
 
 def test_stored_parameters_are_canonical() -> None:
