@@ -135,6 +135,9 @@ def _assign(assignment: AssignmentSettings) -> Arm:
     return Arm(loss=LossSettings(assignment=assignment))
 
 
+_MORE_POSITIVES = LossSettings(assignment=AssignmentSettings(most_positives=20))
+
+
 _DRAWN_FIRST = (Stretch(0.5, drawn=True), Stretch(0.5))
 
 ARMS: dict[str, Arm] = {
@@ -158,6 +161,11 @@ ARMS: dict[str, Arm] = {
     "onecycle": Arm(schedule="onecycle"),
     "constant-rate": Arm(schedule="constant"),
     "constant-rate-average-0.95": Arm(schedule="constant", average_decay=0.95),
+    "batch-4-simota-20": replace(_batch(4), loss=_MORE_POSITIVES),
+    "half-size-first-batch-32-simota-20": replace(_small_first(32), loss=_MORE_POSITIVES),
+    "half-size-only-batch-16-simota-20": Arm(
+        (Stretch(batch_size=16, shrink=2),), loss=_MORE_POSITIVES
+    ),
     "synthetic-first": Arm(_DRAWN_FIRST, restarts=True),
     "synthetic-first-one-schedule": Arm(_DRAWN_FIRST),
 }
