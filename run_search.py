@@ -137,6 +137,13 @@ def search(
             help="End fits that cheaper trials surely beat; unset: from a budget of 50 on.",
         ),
     ] = None,
+    inherit: Annotated[
+        bool | None,
+        typer.Option(
+            "--inherit/--no-inherit",
+            help="Start trials from a supernet's weights or from weights of their own.",
+        ),
+    ] = None,
     retrain: Annotated[
         str,
         typer.Option(
@@ -181,6 +188,7 @@ def search(
         latency_table=latency_table,
         shrink=shrink,
         early_stopping=early_stopping,
+        inherit=inherit,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)

@@ -42,7 +42,7 @@ from nas.records import record_header, usable_cores
 from objectives.assignment import AssignmentSettings
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
-from objectives.loss import LossSettings
+from objectives.loss import SHORT_FIT, LossSettings
 from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from studies.console import show_table, shown_progress
@@ -135,9 +135,6 @@ def _assign(assignment: AssignmentSettings) -> Arm:
     return Arm(loss=LossSettings(assignment=assignment))
 
 
-_MORE_POSITIVES = LossSettings(assignment=AssignmentSettings(most_positives=20))
-
-
 _DRAWN_FIRST = (Stretch(0.5, drawn=True), Stretch(0.5))
 
 ARMS: dict[str, Arm] = {
@@ -150,7 +147,7 @@ ARMS: dict[str, Arm] = {
     "half-size-first": _small_first(USUAL.batch_size),
     "half-size-first-batch-32": _small_first(4 * USUAL.batch_size),
     "simota-4": _assign(AssignmentSettings(most_positives=4)),
-    "simota-20": _assign(AssignmentSettings(most_positives=20)),
+    "simota-20": Arm(loss=SHORT_FIT),
     "simota-wide": _assign(AssignmentSettings(centre_radius_strides=2.0)),
     "task-aligned-4": _assign(AssignmentSettings("task_aligned", most_positives=4)),
     "task-aligned-13": _assign(AssignmentSettings("task_aligned", most_positives=13)),
@@ -161,11 +158,9 @@ ARMS: dict[str, Arm] = {
     "onecycle": Arm(schedule="onecycle"),
     "constant-rate": Arm(schedule="constant"),
     "constant-rate-average-0.95": Arm(schedule="constant", average_decay=0.95),
-    "batch-4-simota-20": replace(_batch(4), loss=_MORE_POSITIVES),
-    "half-size-first-batch-32-simota-20": replace(_small_first(32), loss=_MORE_POSITIVES),
-    "half-size-only-batch-16-simota-20": Arm(
-        (Stretch(batch_size=16, shrink=2),), loss=_MORE_POSITIVES
-    ),
+    "batch-4-simota-20": replace(_batch(4), loss=SHORT_FIT),
+    "half-size-first-batch-32-simota-20": replace(_small_first(32), loss=SHORT_FIT),
+    "half-size-only-batch-16-simota-20": Arm((Stretch(batch_size=16, shrink=2),), loss=SHORT_FIT),
     "synthetic-first": Arm(_DRAWN_FIRST, restarts=True),
     "synthetic-first-one-schedule": Arm(_DRAWN_FIRST),
 }

@@ -1,66 +1,95 @@
 """Which cheap score orders networks as a long fit does: Kendall's tau of every candidate proxy.
 
 Run from the repository's root:
-python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--alone-steps 1000]
-    [--steps 0 33 100 250] [--alone-seeds 1] [--write docs/results/proxies.json]
+python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--steps 0 100 300]
+    [--alone-steps 1200] [--alone-seeds 2] [--batch-size 4] [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
 The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs,
-so that size alone gives no rank. Each is fitted alone for long, which is the truth, and for each
-number of steps from weights of its own and from the supernet's; judged are average precision,
-smoother scores and the loss on held-out crops, and scores of no training at all. With several
---alone-seeds the truth is the mean over fits alone from other weights and orders of the images;
-how far two such fits of the same networks agree is the most that a proxy can be expected to reach,
-and is given as `truth_tau`. What is measured once is kept in --folder, so a run that was cut goes
-on.
+so that size alone gives no rank. Each is fitted for every number of steps from weights of its own
+and from the supernet's; judged are average precision, smoother scores and the loss on held-out
+crops, and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
+--alone-steps, from other weights and orders of the images than the short fits'; how far two of them
+agree is the most that a proxy can be expected to reach, and is given as `truth_tau`. What is
+measured once is kept in --folder, so a run that was cut goes on.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from data.files import write_json
+from data.progress import Progress
+from data.quantities import parse_quantity
 from data.shards import open_shards
 from nas.device import keep_freed_memory
 from nas.fidelity import kendall_tau
-from nas.fitting import FitSettings, images_to_tensor
+from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
 from nas.records import record_header, usable_cores
 from nas.supernet_training import load_supernet
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
-from objectives.zero_cost import ZERO_COST_SCORES, zero_cost_scores
+from objectives.zero_cost import zero_cost_scores
 from search_spaces.architecture import Architecture
-from search_spaces.network import Detector
 from search_spaces.space import SPACE
+from search_spaces.supernet import Supernet
 from studies.console import shown_progress
 
 WIDEST = 1.25
 """Largest over smallest MACs of the networks."""
 
-SCORES = ("ap", "smooth_ap", "recall", "negative_loss")
-STARTS = ("own", "supernet")
+SCORES = ("ap", "smooth_ap", "recall", "ap_small", "ap_medium", "negative_loss")
 ZERO_COST_IMAGES = 16
 CPU = torch.device("cpu")
+
+Start = Literal["own", "supernet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One fit of one network. seed: of its own weights and of the order of the images."""
+
+    start: Start
+    steps: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured of each network."""
+    """What is measured of each network. seed: of the split and of the short fits; the fits alone
+    have the `alone_seeds` seeds after it."""
 
     shards: Path
     supernet: Path
     steps: tuple[int, ...]
     alone_steps: int
+    alone_seeds: int
+    batch_size: int
     seed: int
+
+    @property
+    def short_fits(self) -> list[Fit]:
+        """Proxies that need a fit, or at least inherited weights."""
+        starts: tuple[Start, ...] = ("own", "supernet")
+        fits = [Fit(start, steps, self.seed) for start in starts for steps in self.steps]
+        return [fit for fit in fits if fit.steps or fit.start == "supernet"]
+
+    @property
+    def alone_fits(self) -> list[Fit]:
+        """The truth."""
+        seeds = range(self.seed + 1, self.seed + 1 + self.alone_seeds)
+        return [Fit("own", self.alone_steps, seed) for seed in seeds]
 
 
 def draw(count: int, macs: int, *, seed: int) -> list[Architecture]:
@@ -76,103 +105,174 @@ def draw(count: int, macs: int, *, seed: int) -> list[Architecture]:
     return list(found)
 
 
-def measure(plan: Plan, key: str) -> dict[str, Any]:
-    """Every score of one network, and the seconds each took."""
+@cache
+def _fitter(plan: Plan, fit_seed: int) -> CandidateFitter:
     torch.set_num_threads(1)
     keep_freed_memory()
-    architecture = Architecture.from_key(key)
-    fitter = CandidateFitter(
-        open_shards(plan.shards), ProxySettings(FitSettings(1)), seed=plan.seed, device=CPU
+    settings = ProxySettings(FitSettings(1, batch_size=plan.batch_size))
+    shards = open_shards(plan.shards)
+    return CandidateFitter(shards, settings, seed=plan.seed, device=CPU, fit_seed=fit_seed)
+
+
+@cache
+def _supernet(path: Path) -> Supernet:
+    return load_supernet(path, SPACE)
+
+
+def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
+    """Scores after a fit, None where it diverged, and the seconds of fit and judgement."""
+    fitter, architecture = _fitter(plan, fit.seed), Architecture.from_key(key)
+    supernet = _supernet(plan.supernet) if fit.start == "supernet" else None
+    start = perf_counter()
+    network = (
+        fitter.start(architecture) if supernet is None else fitter.inherit(supernet, architecture)
     )
-    supernet = load_supernet(plan.supernet, SPACE)
-    cost = architecture_cost(architecture, image_size=640)
-    proxies: dict[str, dict[str, float]] = {"macs": {"score": cost.macs, "seconds": 0.0}}
-    proxies["params"] = {"score": cost.params, "seconds": 0.0}
+    row: dict[str, Any] = {"key": key, **asdict(fit), "scores": None}
+    try:
+        if fit.steps:
+            size = fitter.train.image_size
+            settings = FitSettings(fit.steps, batch_size=plan.batch_size, image_size=size)
+            network = fitter.fit(network, settings)
+    except NotFiniteError:
+        return row
+    scores = report_scores(fitter.judge(network))
+    seconds = perf_counter() - start
+    scores["negative_loss"] = -fitter.held_out_loss(network)
+    return row | {"scores": scores, "seconds": seconds}
+
+
+def measure_untrained(plan: Plan, key: str) -> dict[str, Any]:
+    """Costs and zero-cost scores of a network, and the seconds that all of them took."""
+    fitter, architecture = _fitter(plan, plan.seed), Architecture.from_key(key)
     images = images_to_tensor(fitter.train.take(ZERO_COST_IMAGES, seed=plan.seed).images, CPU)
+    cost = architecture_cost(architecture, image_size=Limits().image_size)
     start = perf_counter()
     promise = zero_cost_scores(fitter.start(architecture), images, seed=plan.seed)
-    seconds = (perf_counter() - start) / len(promise)
-    proxies |= {name: {"score": promise[name], "seconds": seconds} for name in ZERO_COST_SCORES}
-    for origin in STARTS:
-        for steps in plan.steps:
-            if origin == "own" and steps == 0:
-                continue
-            network = (
-                fitter.start(architecture)
-                if origin == "own"
-                else fitter.inherit(supernet, architecture)
-            )
-            fitted, seconds = _scores(fitter, network, steps)
-            proxies |= {
-                f"{name}, {steps} steps from {origin}": {"score": value, "seconds": seconds}
-                for name, value in fitted.items()
-            }
-    truth, seconds = _scores(fitter, fitter.start(architecture), plan.alone_steps)
-    return {
-        "key": key,
-        "macs": cost.macs,
-        "params": cost.params,
-        "alone_ap": truth["ap"],
-        "alone_seconds": seconds,
-        "proxies": proxies,
-    }
+    scores = {"macs": cost.macs, "params": cost.params, **promise}
+    return {"key": key, "scores": scores, "seconds": perf_counter() - start}
 
 
-def measure_alone(plan: Plan, key: str, fit_seed: int) -> dict[str, Any]:
-    """The truth of one network once more, from other weights and another order of the images."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    fitter = CandidateFitter(
-        open_shards(plan.shards),
-        ProxySettings(FitSettings(1)),
-        seed=plan.seed,
-        device=CPU,
-        fit_seed=fit_seed,
-    )
-    truth, seconds = _scores(fitter, fitter.start(Architecture.from_key(key)), plan.alone_steps)
-    return {"key": key, "fit_seed": fit_seed, "ap": truth["ap"], "seconds": seconds}
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One proxy: its score of every network, None where a fit diverged, and its mean seconds."""
+
+    name: str
+    scores: list[float | None]
+    seconds: float
 
 
-def _scores(
-    fitter: CandidateFitter, network: Detector, steps: int
-) -> tuple[dict[str, float], float]:
-    """SCORES after a fit, and the seconds of fit and judgement."""
-    start = perf_counter()
-    if steps:
-        network = fitter.fit(network, FitSettings(steps))
-    scores = report_scores(fitter.judge(network))
-    scores["negative_loss"] = -fitter.held_out_loss(network)
-    return {name: scores[name] for name in SCORES}, perf_counter() - start
+def summarise(
+    columns: Sequence[Column], truth: Sequence[float], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Tau with its 90 % interval, and seconds, of every proxy, best first.
 
-
-def summarise(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
-    """Tau with its 90 % interval, and mean seconds, of every proxy, best first."""
-    truth = [float(np.mean(_truths(row))) for row in rows]
+    A network whose short fit diverged counts as the worst of its proxy.
+    """
     found = {}
-    for name in rows[0]["proxies"]:
-        cells = [row["proxies"][name] for row in rows]
-        tau, interval = kendall_tau([cell["score"] for cell in cells], truth, seed=seed)
-        seconds = sum(cell["seconds"] for cell in cells) / len(cells)
-        found[name] = {"tau": tau, "tau_interval": list(interval), "seconds": seconds}
+    for column in columns:
+        known = [score for score in column.scores if score is not None]
+        worst = min(known, default=0.0) - 1
+        scores = [worst if score is None else score for score in column.scores]
+        tau, interval = kendall_tau(scores, truth, seed=seed)
+        found[column.name] = {
+            "tau": tau,
+            "tau_interval": list(interval),
+            "seconds": column.seconds,
+        }
     return dict(sorted(found.items(), key=lambda item: -item[1]["tau"]))
 
 
-def _truths(row: dict[str, Any]) -> list[float]:
-    """AP of each fit alone."""
-    return [row["alone_ap"], *(again["ap"] for again in row.get("alone_again", ()))]
+def truth_tau(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] | None:
+    """Tau between the first two fits alone, with its 90 % interval; None where there is one.
 
-
-def truth_tau(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any] | None:
-    """Tau between the first two fits alone, with its 90 % interval; None where there is one."""
-    if len(_truths(rows[0])) < 2:
+    alone: AP of every network, for each of the fits.
+    """
+    if len(alone) < 2:
         return None
-    first, second = ([_truths(row)[i] for row in rows] for i in range(2))
-    tau, interval = kendall_tau(first, second, seed=seed)
+    tau, interval = kendall_tau(alone[0], alone[1], seed=seed)
     return {"tau": tau, "tau_interval": list(interval)}
 
 
-def _count(text: str) -> int:
-    return int(float(text.removesuffix("M")) * 1e6) if text.endswith("M") else int(text)
+def columns_of(rows: Sequence[dict[str, Any]], label: str, names: Sequence[str]) -> list[Column]:
+    """A column for each of these scores of the rows, which are of all networks in their order."""
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    mean = sum(seconds) / max(1, len(seconds))
+    return [
+        Column(
+            f"{name}{label}",
+            [None if row["scores"] is None else row["scores"].get(name) for row in rows],
+            mean,
+        )
+        for name in names
+    ]
+
+
+def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress) -> dict[str, Any]:
+    """The result as plain values. folder: where rows are kept."""
+    fits = [*plan.short_fits, *plan.alone_fits]
+    shards = open_shards(plan.shards)
+    paths = {
+        (key, fit): folder / _place(plan, shards.hash, fit) / f"{key}.json"
+        for fit in (None, *fits)
+        for key in keys
+    }
+    _measure_missing(plan, paths, progress)
+    rows = {place: json.loads(path.read_text()) for place, path in paths.items()}
+    alone = [[_ap(rows[key, fit]) for key in keys] for fit in plan.alone_fits]
+    untrained = [rows[key, None] for key in keys]
+    columns = columns_of(untrained, "", tuple(untrained[0]["scores"]))
+    for fit in plan.short_fits:
+        label = f", {fit.steps} steps from {fit.start}"
+        columns += columns_of([rows[key, fit] for key in keys], label, SCORES)
+    return {
+        **record_header(seed=plan.seed, data_hash=shards.hash),
+        "data": shards.manifest["source"],
+        "supernet": plan.supernet.stem,
+        "batch_size": plan.batch_size,
+        "alone_steps": plan.alone_steps,
+        "truth_tau": truth_tau(alone, seed=plan.seed),
+        "proxies": summarise(columns, np.mean(alone, axis=0).tolist(), seed=plan.seed),
+        "networks": [
+            {
+                "key": key,
+                "untrained": rows[key, None]["scores"],
+                "short": [rows[key, fit] for fit in plan.short_fits],
+                "alone": [rows[key, fit] for fit in plan.alone_fits],
+            }
+            for key in keys
+        ],
+    }
+
+
+def _ap(row: dict[str, Any]) -> float:
+    """What a fit alone came to: nothing where it diverged."""
+    return 0.0 if row["scores"] is None else float(row["scores"]["ap"])
+
+
+def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
+    """Name of the folder of a measurement's rows; another one where anything differs."""
+    if fit is None:
+        return f"untrained-{plan.seed}-{data_hash[:12]}"
+    supernet = plan.supernet.stem if fit.start == "supernet" else None
+    facts = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return f"{fit.start}-{fit.steps}-{fit.seed}-{digest}"
+
+
+def _measure_missing(
+    plan: Plan, paths: dict[tuple[str, Fit | None], Path], progress: Progress
+) -> None:
+    missing = {place: path for place, path in paths.items() if not path.is_file()}
+    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
+        jobs = {
+            pool.submit(measure_untrained, plan, key)
+            if fit is None
+            else pool.submit(measure_fit, plan, key, fit): path
+            for (key, fit), path in missing.items()
+        }
+        for done, job in enumerate(as_completed(jobs), start=1):
+            write_json(jobs[job], job.result())
+            progress("measurements", done, len(jobs))
 
 
 def parse() -> argparse.Namespace:
@@ -181,10 +281,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("shards", type=Path)
     parser.add_argument("supernet", type=Path)
     parser.add_argument("--networks", type=int, default=16, help="(16)")
-    parser.add_argument("--macs", type=_count, default=300_000_000, help="about (300M)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 33, 100, 250])
-    parser.add_argument("--alone-steps", type=int, default=1000, help="(1000)")
-    parser.add_argument("--alone-seeds", type=int, default=1, help="fits alone of each (1)")
+    parser.add_argument("--macs", type=parse_quantity, default=300_000_000, help="about (300M)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 100, 300])
+    parser.add_argument("--alone-steps", type=int, default=1200, help="(1200)")
+    parser.add_argument("--alone-seeds", type=int, default=2, help="fits alone of each (2)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
@@ -195,48 +296,18 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     plan = Plan(
-        options.shards, options.supernet, tuple(options.steps), options.alone_steps, options.seed
+        shards=options.shards,
+        supernet=options.supernet,
+        steps=tuple(options.steps),
+        alone_steps=options.alone_steps,
+        alone_seeds=options.alone_seeds,
+        batch_size=options.batch_size,
+        seed=options.seed,
     )
-    drawn = draw(options.networks, options.macs, seed=options.seed)
-    known = {a.key: options.folder / f"{number}.json" for number, a in enumerate(drawn)}
-    again = {
-        (key, seed): path.with_name(f"{path.stem}-alone-{seed}.json")
-        for key, path in known.items()
-        for seed in range(options.seed + 1, options.seed + options.alone_seeds)
-    }
-    with (
-        shown_progress() as progress,
-        ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool,
-    ):
-        jobs = {
-            pool.submit(measure, plan, key): path
-            for key, path in known.items()
-            if not path.is_file()
-        }
-        jobs |= {
-            pool.submit(measure_alone, plan, key, seed): path
-            for (key, seed), path in again.items()
-            if not path.is_file()
-        }
-        for done, job in enumerate(as_completed(jobs), start=1):
-            write_json(jobs[job], job.result())
-            progress("measurements", done, len(jobs))
-    rows = [json.loads(path.read_text()) for path in known.values()]
-    for row in rows:
-        row["alone_again"] = [
-            json.loads(path.read_text()) for (key, _), path in again.items() if key == row["key"]
-        ]
-    shards = open_shards(options.shards)
-    result = {
-        **record_header(seed=options.seed, data_hash=shards.hash),
-        "data": shards.manifest["source"],
-        "supernet": options.supernet.stem,
-        "alone_steps": options.alone_steps,
-        "truth_tau": truth_tau(rows, seed=options.seed),
-        "proxies": summarise(rows, seed=options.seed),
-        "networks": rows,
-    }
-    print(json.dumps(result["proxies"], indent=2))
+    keys = [a.key for a in draw(options.networks, options.macs, seed=options.seed)]
+    with shown_progress() as progress:
+        result = record(plan, keys, options.folder, progress=progress)
+    print(json.dumps({name: result[name] for name in ("truth_tau", "proxies")}, indent=2))
     if options.write is not None:
         write_json(options.write, result)
 

@@ -396,12 +396,12 @@ def fit(
     batches: BatchSource,
     settings: FitSettings,
     *,
+    loss: LossSettings | None = None,
     progress: Progress = silent,
 ) -> NetworkType:
     """Fit a network, where it is, for `settings.steps` steps and return the result."""
-    *_, result = fit_through(
-        network, batches, settings, stops=range(1, settings.steps + 1), progress=progress
-    )
+    stops = range(1, settings.steps + 1)
+    *_, result = fit_through(network, batches, settings, stops=stops, loss=loss, progress=progress)
     return result
 
 
@@ -411,13 +411,14 @@ def fit_through(
     settings: FitSettings,
     *,
     stops: Sequence[int],
+    loss: LossSettings | None = None,
     progress: Progress = silent,
 ) -> Iterator[NetworkType]:
     """One fit, shown on its way: the result so far after each of these numbers of steps, rising.
 
     It may be looked at, and judged, but is trained on afterwards; who stops asking ends the fit.
     """
-    trainer = Trainer(network, settings)
+    trainer = Trainer(network, settings, loss=loss)
     for stop in stops:
         while trainer.step_count < stop:
             trainer.step(batches.batch(trainer.step_count))

@@ -1,4 +1,4 @@
-"""What one candidate is worth, in seconds: a short fit from the supernet's weights."""
+"""What one candidate is worth, in seconds: a short fit from the supernet's weights or its own."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from nas.stop_rule import (
 from nas.supernet_training import load_supernet
 from objectives.average_precision import PrecisionReport, evaluate_detections
 from objectives.latency_table import LatencyTable
-from objectives.loss import detection_loss
+from objectives.loss import SHORT_FIT, LossSettings, detection_loss
 from search_spaces.architecture import Architecture
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -44,14 +44,17 @@ from search_spaces.supernet import Supernet
 class ProxySettings:
     """How a candidate is judged.
 
-    fit: the short fit. recalibration_images: for the batch-norm statistics after it.
-    held_out_share: of the shards' source images, kept for the judgement.
+    fit: the short fit, and loss, what it minimises. inherit: whether it starts from the supernet's
+    weights, or else from weights of the candidate's own. recalibration_images: for the batch-norm
+    statistics after it. held_out_share: of the shards' source images, kept for the judgement.
     held_out_images: most crops used for it. early_stopping: whether a fit is judged at rungs
     and may end there. rung_images: most crops used for the judgement at a rung, and for the
     statistics before it.
     """
 
     fit: FitSettings
+    loss: LossSettings = SHORT_FIT
+    inherit: bool = True
     recalibration_images: int = 128
     held_out_share: float = 0.2
     held_out_images: int = 256
@@ -121,13 +124,14 @@ class CandidateFitter:
 
     def fit(self, network: Detector, settings: FitSettings) -> Detector:
         """Fit a network on the training crops."""
-        return fit(network, self._batches(settings), settings)
+        return fit(network, self._batches(settings), settings, loss=self.settings.loss)
 
     def fit_through(
         self, network: Detector, settings: FitSettings, *, stops: Sequence[int]
     ) -> Iterator[Detector]:
         """The same, shown after each of these numbers of steps; see `nas.fitting.fit_through`."""
-        return fit_through(network, self._batches(settings), settings, stops=stops)
+        batches, loss = self._batches(settings), self.settings.loss
+        return fit_through(network, batches, settings, stops=stops, loss=loss)
 
     def _batches(self, settings: FitSettings) -> ShardLoader:
         return ShardLoader(
@@ -152,11 +156,12 @@ class CandidateFitter:
 class ProxyJob:
     """Where a worker process finds what it needs to judge candidates.
 
+    supernet: of the weights that fits start from; None where the settings do not inherit.
     latency_table: with it a candidate's latency is a score too. None: it is not.
     """
 
     shards: Path
-    supernet: Path
+    supernet: Path | None
     settings: ProxySettings
     seed: int
     device: str
@@ -164,7 +169,7 @@ class ProxyJob:
 
 
 class ProxyEvaluator:
-    """Scores of a candidate by its architecture: inherit, fit, recalibrate, judge.
+    """Scores of a candidate by its architecture: start, fit, recalibrate, judge.
 
     A fit that its rule stops has the scores of that rung, and STOPPED_AT among them. One that
     diverges scores NaN, which fails its trial and not the search.
@@ -175,7 +180,11 @@ class ProxyEvaluator:
         self._fitter = CandidateFitter(
             open_shards(job.shards), job.settings, seed=job.seed, device=device
         )
-        self._supernet = load_supernet(job.supernet, SPACE).to(device)
+        self._supernet: Supernet | None = None
+        if job.settings.inherit:
+            if job.supernet is None:
+                raise ValueError("supernet must be a file where fits inherit weights, got None")
+            self._supernet = load_supernet(job.supernet, SPACE).to(device)
         self._latency_table = job.latency_table
 
     def __call__(
@@ -198,7 +207,11 @@ class ProxyEvaluator:
         fitter, settings = self._fitter, self._fitter.settings
         end, rungs = settings.fit.steps, settings.rungs
         known: dict[str, Any] = {RUNG_SCORES: []} if rungs else {}
-        network = fitter.inherit(self._supernet, architecture)
+        network = (
+            fitter.start(architecture)
+            if self._supernet is None
+            else fitter.inherit(self._supernet, architecture)
+        )
         shown = fitter.fit_through(network, settings.fit, stops=(*rungs, end))
         for rung, steps in enumerate(rungs):
             report = fitter.judge(next(shown), images=settings.rung_images)

@@ -157,20 +157,27 @@ def recipe_from_json(value: Mapping[str, Any]) -> Recipe:
         UserError: a setting is unknown or out of range.
     """
     try:
-        recipe: Recipe = _from_json(Recipe, value)
+        recipe: Recipe = settings_from_json(Recipe, value)
     except (ValueError, TypeError) as error:
         raise UserError(f"a stored recipe cannot be read: {error}") from error
     return recipe
 
 
-def _from_json(kind: Any, value: Mapping[str, Any]) -> Any:
+def settings_from_json(kind: Any, value: Mapping[str, Any]) -> Any:
+    """Settings of this type, nested ones too, from what `asdict` and JSON made of them.
+
+    Raises:
+        UserError: a setting is unknown.
+        ValueError: one is out of range.
+        TypeError: one that has no default is missing.
+    """
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for name, inner in value.items():
         if name not in hints:
             raise unknown_name("setting", name, sorted(hints))
         if is_dataclass(hints[name]):
-            arguments[name] = _from_json(hints[name], inner)
+            arguments[name] = settings_from_json(hints[name], inner)
         else:
             arguments[name] = tuple(inner) if isinstance(inner, list) else inner
     return kind(**arguments)

@@ -41,17 +41,21 @@ from nas.team import Team, work_together
 from nas.weights import load_weights, save_state, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
-from objectives.loss import detection_loss
+from objectives.loss import SHORT_FIT, LossSettings, detection_loss
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE, Space
 from search_spaces.supernet import Supernet
 
-RECIPE = 4
+RECIPE = 5
 """Part of a supernet's hash: raise it when the same settings would train other weights."""
 
 POOL_SIZE = 1024
 END_SHARE = 0.05
 """Share of the pool, by MACs, that counts as heavy, and as light."""
+
+STRATA = 8
+"""Parts of the pool, equally wide in the logarithm of MACs, of which one is drawn before an
+architecture is: most random architectures lie in the middle, most decisions do not."""
 
 CHECKPOINT_STEPS = 100
 
@@ -62,14 +66,15 @@ class SupernetSettings:
 
     fit: steps, images of one share of a step, image size and rate. shares: parts of a step's
     batch, each normalised by itself; their gradients are averaged, whichever process found
-    them. random_architectures: drawn each step beside the heavy and the light one.
-    distillation_weight: of the distillation beside the detection loss.
+    them. random_architectures: drawn each step beside the heavy and the light one, from all
+    STRATA alike. distillation_weight: of the distillation beside the detection loss.
     """
 
     fit: FitSettings
     shares: int = 2
     random_architectures: int = 1
     distillation_weight: float = 1.0
+    loss: LossSettings = SHORT_FIT
 
 
 def feasible_pool(space: Space, limits: Limits, *, size: int, seed: int) -> list[Architecture]:
@@ -90,6 +95,16 @@ def feasible_pool(space: Space, limits: Limits, *, size: int, seed: int) -> list
     raise UserError(
         f"only {len(found)} of {1000 * size} random architectures meet the limits; loosen them"
     )
+
+
+def strata(pool: Sequence[Architecture], *, image_size: int) -> list[list[Architecture]]:
+    """The pool in STRATA parts, less those that would be empty."""
+    macs = [architecture_cost(architecture, image_size=image_size).macs for architecture in pool]
+    edges = np.geomspace(min(macs), max(macs), STRATA + 1)[1:-1]
+    parts: list[list[Architecture]] = [[] for _ in range(STRATA)]
+    for architecture, part in zip(pool, np.searchsorted(edges, macs), strict=True):
+        parts[part].append(architecture)
+    return [part for part in parts if part]
 
 
 def supernet_hash(
@@ -139,6 +154,7 @@ class SupernetTrainer:
         self._pool = pool
         ends = max(1, round(END_SHARE * len(pool)))
         self._light, self._heavy = pool[:ends], pool[-ends:]
+        self._strata = strata(pool, image_size=settings.fit.image_size)
         self._seed = seed
         self._optimizer = make_optimizer(supernet.parameters(), settings.fit)
 
@@ -147,8 +163,11 @@ class SupernetTrainer:
         generator = np.random.default_rng((self._seed, step))
         heavy = self._heavy[int(generator.integers(len(self._heavy)))]
         light = self._light[int(generator.integers(len(self._light)))]
-        drawn = generator.choice(len(self._pool), self.settings.random_architectures)
-        return [heavy, light, *(self._pool[i] for i in drawn)]
+        drawn = []
+        for _ in range(self.settings.random_architectures):
+            stratum = self._strata[int(generator.integers(len(self._strata)))]
+            drawn.append(stratum[int(generator.integers(len(stratum)))])
+        return [heavy, light, *drawn]
 
     def step(self, batches: BatchSource) -> float:
         """Train this step's architectures; the heavy one's loss on this process's shares.
@@ -183,7 +202,7 @@ class SupernetTrainer:
         teacher_loss = 0.0
         for architecture in self.sandwich(self.step_count):
             levels = self.supernet(images, architecture)
-            loss = detection_loss(levels, *targets).total
+            loss = detection_loss(levels, *targets, settings=self.settings.loss).total
             if teacher is None:
                 teacher, teacher_loss = levels, loss.item()
             else:

@@ -140,7 +140,7 @@ def plan_retrain(
         stages = study.user_attrs[SETTINGS]["stages"]
         fit = schedule_from_json(stages["schedule"]).retrain
         if options.start != "scratch":
-            supernet = _supernet(workspace, stages["supernet"])
+            supernet = _supernet(workspace, stages["supernet"], required=options.start)
     else:
         key = _known_architecture(str(choice.architecture))
         if options.start == "supernet":
@@ -157,7 +157,14 @@ def plan_retrain(
     )
 
 
-def _supernet(workspace: Workspace, name: str) -> Path:
+def _supernet(workspace: Workspace, name: str | None, *, required: str | None) -> Path | None:
+    """The file of a study's supernet; None where it has none and none is required."""
+    if name is None:
+        if required is not None:
+            raise UserError(
+                f"study {workspace.study!r} was searched without a supernet; leave out --start"
+            )
+        return None
     path = workspace.supernet(name)
     if not path.is_file():
         raise UserError(

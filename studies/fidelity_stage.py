@@ -145,7 +145,9 @@ def _find_shards(workspace: Workspace, data_hash: str) -> Path:
     )
 
 
-def _check_supernet(workspace: Workspace, name: str) -> Path:
+def _check_supernet(workspace: Workspace, name: str | None) -> Path | None:
+    if name is None:
+        return None
     path = workspace.supernet(name)
     if not path.is_file():
         raise UserError(

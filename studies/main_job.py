@@ -67,7 +67,8 @@ class JobRequest:
     supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
     latency_table: file of the device's table, for the objective latency; None: this machine's.
     shrink: whether to search the narrower space that the audit proposes. early_stopping: whether
-    hopeless fits end early; None: by the budget.
+    hopeless fits end early; inherit: whether trials start from a supernet's weights; None: by the
+    schedule.
     """
 
     workspace: Workspace
@@ -87,6 +88,7 @@ class JobRequest:
     latency_table: Path | None = None
     shrink: bool = False
     early_stopping: bool | None = None
+    inherit: bool | None = None
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -151,8 +153,10 @@ class _Job:
         with self.stages.time("prepare"):
             shards, folder = self._prepare(source)
         self._refuse_other_settings(data_hash=shards.hash)
-        with self.stages.time("supernet"):
-            supernet = self._supernet(shards, folder)
+        supernet = None
+        if self.schedule.proxy.inherit:
+            with self.stages.time("supernet"):
+                supernet = self._supernet(shards, folder)
         job = ProxyJob(
             shards=folder,
             supernet=supernet,
@@ -169,7 +173,7 @@ class _Job:
         with self.stages.time("retrain, export, benchmark"):
             self._retrain(rows, source, supernet)
         front = self._write_front(rows, shards)
-        self._note(front, self._settings(shards.hash, supernet))
+        self._note(front, self._settings(shards.hash, _name(supernet)))
         with self.stages.time("report"):
             write_study_report(
                 self.workspace, self.request.url, say=self.say, progress=self.progress
@@ -187,20 +191,17 @@ class _Job:
         request = self.request
         if self._saved is None:
             schedule = schedule_for(request.budget, cuda=self.device.type == "cuda")
-            rungs = " at most, with early stopping" if schedule.proxy.early_stopping else ""
-            self.say(
-                f"schedule: supernet {schedule.supernet.fit.steps} steps, "
-                f"proxy {schedule.proxy.fit.steps} steps a trial{rungs}, "
-                f"retraining {schedule.retrain.steps} steps: by the budget of {request.budget}"
-            )
+            reason = f"by the budget of {request.budget}"
         else:
             schedule = schedule_from_json(self._saved["stages"]["schedule"])
-            self.say("schedule: the study's own")
-        return schedule.with_steps(
+            reason = "the study's own"
+        schedule = schedule.with_steps(
             supernet=request.supernet_steps,
             proxy=request.proxy_steps,
             retrain=request.retrain_steps,
-        ).with_early_stopping(request.early_stopping)
+        ).with_wishes(early_stopping=request.early_stopping, inherit=request.inherit)
+        self.say(f"schedule: {schedule.line}: {reason}")
+        return schedule
 
     def _workers(self) -> int:
         if self.request.workers is not None:
@@ -300,7 +301,7 @@ class _Job:
         train_supernet(job, processes=processes, progress=self.progress)
         return path
 
-    def _settings(self, data_hash: str, supernet: Path) -> StudySettings:
+    def _settings(self, data_hash: str, supernet: str | None) -> StudySettings:
         request = self.request
         return StudySettings(
             space=self.space.fingerprint,
@@ -313,7 +314,7 @@ class _Job:
             starts=tuple(architecture.key for architecture in starting_points(self.space)),
             stages={
                 "schedule": self.schedule.to_json(),
-                "supernet": supernet.stem,
+                "supernet": supernet,
                 **self._table_facts,
                 **self._space_facts,
             },
@@ -334,7 +335,7 @@ class _Job:
     def _refuse_other_settings(self, *, data_hash: str | None = None) -> None:
         """Before a supernet is trained and files are written for a search that may not be."""
         if self._saved is not None:
-            supernet = Path(self._saved["stages"]["supernet"])
+            supernet = self._saved["stages"]["supernet"]
             wanted = self._settings(data_hash or self._saved["data"], supernet)
             require_same(self.workspace.study, saved=self._saved, wanted=wanted)
 
@@ -342,7 +343,7 @@ class _Job:
         search = Search(
             study_name=self.workspace.study,
             storage_url=self.request.url,
-            settings=self._settings(shards.hash, job.supernet),
+            settings=self._settings(shards.hash, _name(job.supernet)),
             space=self.space,
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
         )
@@ -402,7 +403,9 @@ class _Job:
         )
         measure_fidelity(plan, rows, say=self.say, progress=self.progress)
 
-    def _retrain(self, rows: Sequence[TrialRow], source: ImageSource, supernet: Path) -> None:
+    def _retrain(
+        self, rows: Sequence[TrialRow], source: ImageSource, supernet: Path | None
+    ) -> None:
         choice = self.request.retrain
         if choice == "auto":
             choice = "roles" if self.device.type == "cuda" else "1"
@@ -411,9 +414,10 @@ class _Job:
             self.say(f"retraining: {what}: {why}")
         chosen = choose_to_retrain(front_trials(rows, self._cost), self._cost, choice)
         if chosen and self.device.type == "cpu":
+            origin = "" if supernet is None else " from the supernet's weights"
             self.say(
                 f"retraining on a CPU is short: {self.schedule.retrain.steps} steps on crops of "
-                f"{self.schedule.retrain.image_size} px from the supernet's weights; "
+                f"{self.schedule.retrain.image_size} px{origin}; "
                 "for a detector to use, run retrain with --steps 20000 or more, on CUDA if you can"
             )
         validation = self._open("val") if chosen else None
@@ -422,7 +426,7 @@ class _Job:
                 self._finish(row, source, validation, supernet)
 
     def _finish(
-        self, row: TrialRow, source: ImageSource, validation: ImageSource, supernet: Path
+        self, row: TrialRow, source: ImageSource, validation: ImageSource, supernet: Path | None
     ) -> None:
         """Bring one network of the front from its architecture to measured ONNX."""
         subject, seed = self.workspace.subject(row.trial), self.request.seed
@@ -471,3 +475,8 @@ class _Job:
             self.say(f"next: python run_search.py detect {done['onnx']} PHOTO --output boxes.jpg")
         else:
             self.say(f"next: python run_search.py front --study {study}")
+
+
+def _name(supernet: Path | None) -> str | None:
+    """What a study remembers of its supernet."""
+    return None if supernet is None else supernet.stem

@@ -6,7 +6,7 @@ from typing import Any
 
 from nas.fitting import FitSettings
 from nas.proxy import ProxySettings
-from nas.recipe import USUAL
+from nas.recipe import USUAL, settings_from_json
 from nas.supernet_training import SupernetSettings
 
 SMALL_BUDGET, FULL_BUDGET = 10, 200
@@ -44,11 +44,26 @@ class Schedule:
             retrain=longer(self.retrain, retrain),
         )
 
-    def with_early_stopping(self, wanted: bool | None) -> "Schedule":  # noqa: FBT001
-        """The same with hopeless fits ended early or not; None: as it is."""
-        if wanted is None:
-            return self
-        return replace(self, proxy=replace(self.proxy, early_stopping=wanted))
+    def with_wishes(self, *, early_stopping: bool | None, inherit: bool | None) -> "Schedule":
+        """The same with hopeless fits ended early or not, and with or without a supernet to inherit
+        from; None: as it is."""
+        proxy = self.proxy
+        if early_stopping is not None:
+            proxy = replace(proxy, early_stopping=early_stopping)
+        if inherit is not None:
+            proxy = replace(proxy, inherit=inherit)
+        return replace(self, proxy=proxy)
+
+    @property
+    def line(self) -> str:
+        """The lengths in one line for people."""
+        rungs = " at most, with early stopping" if self.proxy.early_stopping else ""
+        supernet = f"supernet {self.supernet.fit.steps} steps, " if self.proxy.inherit else ""
+        origin = "" if self.proxy.inherit else " from weights of its own"
+        return (
+            f"{supernet}proxy {self.proxy.fit.steps} steps a trial{origin}{rungs}, "
+            f"retraining {self.retrain.steps} steps"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain dicts and numbers; `schedule_from_json` reads it back."""
@@ -102,13 +117,5 @@ def retrain_settings(size: float, *, cuda: bool) -> FitSettings:
 
 def schedule_from_json(value: dict[str, Any]) -> Schedule:
     """The schedule that `Schedule.to_json` wrote."""
-    supernet, proxy = dict(value["supernet"]), dict(value["proxy"])
-    supernet["fit"], proxy["fit"] = FitSettings(**supernet["fit"]), FitSettings(**proxy["fit"])
-    return Schedule(
-        synthetic_images=value["synthetic_images"],
-        supernet=SupernetSettings(**supernet),
-        proxy=ProxySettings(**proxy),
-        fidelity_candidates=value["fidelity_candidates"],
-        alone=FitSettings(**value["alone"]),
-        retrain=FitSettings(**value["retrain"]),
-    )
+    schedule: Schedule = settings_from_json(Schedule, value)
+    return schedule

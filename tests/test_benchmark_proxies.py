@@ -1,40 +1,50 @@
-"""The comparison of proxies, on made-up measurements."""
+"""The comparison of proxies, on made-up measurements and on the tiniest real ones."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.proxies import draw, summarise, truth_tau
+from benchmarks.proxies import Column, Plan, columns_of, draw, record, summarise, truth_tau
+from data.progress import silent
+from nas.weights import save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
+from search_spaces.space import SPACE
+from search_spaces.supernet import Supernet
+from tests.tiny_training import tiny_shards
 
 TRUTH = (0.1, 0.2, 0.3, 0.4)
 
 
-def network(truth: float, *, again: float | None = None) -> dict[str, Any]:
-    proxies = {
-        "same": {"score": truth, "seconds": 2.0},
-        "opposite": {"score": -truth, "seconds": 1.0},
-    }
-    seeds = [] if again is None else [{"ap": again}]
-    return {"alone_ap": truth, "alone_again": seeds, "proxies": proxies}
-
-
 def test_proxies_come_best_first_with_their_seconds() -> None:
-    found = summarise([network(ap) for ap in TRUTH], seed=0)
+    columns = [Column("opposite", [-ap for ap in TRUTH], 1.0), Column("same", list(TRUTH), 2.0)]
+    found = summarise(columns, TRUTH, seed=0)
     assert list(found) == ["same", "opposite"]
     assert (found["same"]["tau"], found["opposite"]["tau"]) == (1, -1)
     assert found["same"]["seconds"] == 2.0
 
 
-def test_the_truth_is_the_mean_over_its_fits() -> None:
-    reversing = [network(ap, again=1 - 2 * ap) for ap in TRUTH]  # the mean falls where ap rises
-    assert summarise(reversing, seed=0)["opposite"]["tau"] == pytest.approx(1)
+def test_a_fit_that_diverged_is_its_proxys_worst() -> None:
+    lost = Column("lost", [None, 0.2, 0.3, 0.4], 1.0)
+    assert summarise([lost], TRUTH, seed=0)["lost"]["tau"] == 1
+    wrong = Column("wrong", [0.1, 0.2, 0.3, None], 1.0)
+    assert summarise([wrong], TRUTH, seed=0)["wrong"]["tau"] == pytest.approx(0)
 
 
-def test_the_truth_s_own_tau_is_known_from_two_fits_on() -> None:
-    assert truth_tau([network(ap) for ap in TRUTH], seed=0) is None
-    agreeing = truth_tau([network(ap, again=2 * ap) for ap in TRUTH], seed=0)
+def test_columns_take_the_scores_of_rows_in_their_order() -> None:
+    rows: list[dict[str, Any]] = [
+        {"scores": {"ap": 0.3}, "seconds": 1.0},
+        {"scores": None},
+        {"scores": {"ap": 0.1}, "seconds": 3.0},
+    ]
+    assert columns_of(rows, ", 5 steps", ("ap",)) == [Column("ap, 5 steps", [0.3, None, 0.1], 2.0)]
+
+
+def test_the_truths_own_tau_is_known_from_two_fits_on() -> None:
+    assert truth_tau([TRUTH], seed=0) is None
+    agreeing = truth_tau([TRUTH, [2 * ap for ap in TRUTH]], seed=0)
     assert agreeing is not None
     assert agreeing["tau"] == 1
 
@@ -43,3 +53,32 @@ def test_networks_are_close_in_cost_and_keep_the_limits() -> None:
     costs = [architecture_cost(a, image_size=640) for a in draw(5, 300_000_000, seed=0)]
     assert max(cost.macs for cost in costs) <= 1.25 * min(cost.macs for cost in costs)
     assert all(Limits().allow(cost) for cost in costs)
+
+
+@pytest.mark.slow
+def test_everything_is_measured_once(tmp_path: Path) -> None:
+    _, shards = tiny_shards(tmp_path / "shards")
+    supernet = tmp_path / "supernet.safetensors"
+    save_weights(supernet, Supernet(SPACE).state_dict(), {"space": SPACE.fingerprint})
+    plan = Plan(
+        shards=shards,
+        supernet=supernet,
+        steps=(0, 1),
+        alone_steps=2,
+        alone_seeds=2,
+        batch_size=2,
+        seed=0,
+    )
+    keys = [a.key for a in draw(4, 100_000_000, seed=0)]
+    counts: list[int] = []
+    found = record(
+        plan, keys, tmp_path / "rows", progress=lambda _label, done, _total: counts.append(done)
+    )
+    assert counts == list(range(1, 4 * (1 + 3 + 2) + 1))
+    assert {"macs", "params", "synflow", "smooth_ap, 1 steps from own"} <= found["proxies"].keys()
+    assert "ap, 0 steps from supernet" in found["proxies"]
+    assert "ap, 0 steps from own" not in found["proxies"]
+    assert [row["seed"] for row in found["networks"][0]["alone"]] == [1, 2]
+    again = record(plan, keys, tmp_path / "rows", progress=silent)
+    assert json.dumps(again["proxies"]) == json.dumps(found["proxies"])
+    assert again["networks"] == found["networks"]

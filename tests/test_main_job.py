@@ -19,6 +19,8 @@ from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
+from studies.chosen import Choice, RetrainOptions, plan_retrain
+from studies.fidelity_stage import FidelityRequest, study_fidelity
 from studies.front import read_front
 from studies.main_job import JobRequest, run_job
 from studies.storage import completed_trials, load_study
@@ -267,6 +269,28 @@ def test_this_machine_is_measured_once_for_all_studies(
         assert any("Spearman's correlation 1.000" in line for line in said)
         assert load_latency_table(workspace.file("latency_table.json")).error is not None
     assert len(measured) == len(set(measured)) > 0
+
+
+def test_a_search_from_own_weights_needs_no_supernet(tmp_path: Path) -> None:
+    request = replace(tiny_request(tmp_path, budget=4), inherit=False)
+    workspace, said = request.workspace, list[str]()
+    rows = run_job(request, say=said.append)
+    assert any("proxy 1 steps a trial from weights of its own" in line for line in said)
+    assert not (workspace.cache / "supernets").exists()
+    assert workspace.file("fidelity.json").is_file()
+    knee = next(row for row in rows if "onnx" in row)
+    trained = json.loads((workspace.trial(knee["trial"]) / "retrain.json").read_text())
+    assert trained["start"] == "scratch"
+    again = FidelityRequest(workspace=workspace, candidates=4, steps=1, device="cpu", workers=1)
+    assert study_fidelity(again)["tau"] is not None
+    choice = Choice(workspace.runs, workspace.study, knee["trial"])
+    with pytest.raises(UserError, match="'tiny' was searched without a supernet; leave out"):
+        plan_retrain(choice, RetrainOptions(start="supernet"), storage_url=None, seed=0, cuda=False)
+    before = trials_of(request)
+    with pytest.raises(UserError, match="inherit"):
+        run_job(replace(request, inherit=True))
+    run_job(replace(request, inherit=None, budget=5))
+    assert trials_of(request)[:4] == before
 
 
 def test_a_narrower_space_is_searched_and_gone_on_with(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_a_score_depends_on_the_architecture_alone(
     assert ProxyEvaluator(job)(SMALLEST, 0, NEVER) == first
 
 
+def test_a_fit_from_its_own_weights_asks_for_no_supernet(
+    evaluator: ProxyEvaluator, job: ProxyJob
+) -> None:
+    own = replace(job, supernet=None, settings=replace(SETTINGS, inherit=False))
+    scores = ProxyEvaluator(own)(SMALLEST, 0, NEVER)
+    assert scores != evaluator(SMALLEST, 0, NEVER)
+    assert ProxyEvaluator(replace(own, supernet=job.supernet))(SMALLEST, 0, NEVER) == scores
+    with pytest.raises(ValueError, match="supernet must be a file where fits inherit weights"):
+        ProxyEvaluator(replace(job, supernet=None))
+
+
 def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
     scores = evaluator(SMALLEST, 0, NEVER)
     assert json.loads(json.dumps(scores)) == scores

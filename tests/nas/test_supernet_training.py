@@ -17,6 +17,7 @@ from nas.supernet_training import (
     SupernetTrainer,
     feasible_pool,
     load_supernet,
+    strata,
     supernet_hash,
     train_supernet,
 )
@@ -108,6 +109,16 @@ def test_a_sandwich_has_a_heavy_one_a_light_one_and_random_ones(
     assert drawn <= set(pool)
     assert len(drawn) > 6
     assert trainer.sandwich(7) == sandwiches[7]
+
+
+def test_rare_costs_are_drawn_as_often_as_common_ones(fresh: Supernet) -> None:
+    """Nine in ten of the pool are alike; the random ones of the sandwiches are not."""
+    light, heavy = SPACE.corner(largest=False), SPACE.corner(largest=True)
+    pool = [light] * 18 + [heavy] * 2
+    trainer = SupernetTrainer(fresh, pool, SETTINGS, seed=0, team=Team())
+    assert strata(pool, image_size=64) == [[light] * 18, [heavy] * 2]
+    drawn = [trainer.sandwich(step)[2] for step in range(200)]
+    assert 70 < drawn.count(heavy) < 130
 
 
 def test_every_architecture_of_a_step_learns(

@@ -89,26 +89,31 @@ def test_results_inside_the_lookahead_are_not_seen() -> None:
 def test_tpe_is_told_of_the_best_and_the_newest_trials_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A long study, the same one resumed, and one whose forgotten results were other ones."""
+    """A study gone on with, the same one resumed, and one whose forgotten results were others."""
     monkeypatch.setattr("studies.samplers.FORGET_EVERY", 10)
-    monkeypatch.setitem(BASES, "tpe", BaseKind(BASES["tpe"].make, memory=20))  # type: ignore[misc]
-    study = plain_study(FeasibleSampler(RULES))
-    study.optimize(objective, n_trials=45)
-    known = FeasibleSampler(RULES)
-    next_one = known.propose(study, 45)
-    assert study.sampler.propose(study, 45) == next_one
-    told = [t.number for t in known._copy.study.get_trials(states=[TrialState.COMPLETE])]
+    monkeypatch.setitem(dict_of_bases(), "tpe", BaseKind(BASES["tpe"].make, memory=20))
+    sampler, resumed = FeasibleSampler(RULES), FeasibleSampler(RULES)
+    study = optimized(sampler, trials=45)
+    proposal = resumed.propose(study, 45)
+    assert sampler.propose(study, 45) == proposal
+    assert resumed._copy is not None
+    told = resumed._copy.study.get_trials(states=[TrialState.COMPLETE])
     assert len(told) == 25  # 20 of the first 40, and the five since
-    values = {trial.number: tuple(trial.values) for trial in study.trials}
-    assert {values[t.number] for t in study.best_trials} <= {values[number] for number in told}
+    assert {tuple(t.values) for t in study.best_trials} <= {tuple(t.values) for t in told}
 
-    changed = plain_study(FeasibleSampler(RULES))
+    numbers = {trial.number for trial in told}
+    other = plain_study(FeasibleSampler(RULES))
     for trial in study.trials:
-        values = trial.values if trial.number in told else [0.0, 1e12]
-        changed.add_trial(
+        values = trial.values if trial.number in numbers else [0.0, 1e12]
+        other.add_trial(
             create_trial(params=trial.params, distributions=trial.distributions, values=values)
         )
-    assert FeasibleSampler(RULES).propose(changed, 45) == next_one
+    assert FeasibleSampler(RULES).propose(other, 45) == proposal
+
+
+def dict_of_bases() -> dict[str, BaseKind]:
+    assert isinstance(BASES, dict)
+    return BASES
 
 
 def test_stored_parameters_are_canonical() -> None:
