@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from data.boxes import aligned_iou, box_areas, box_xyxy_to_cxcywh, points_in_boxes
-from search_spaces.heads import STRIDES, level_points
+from search_spaces.heads import STRIDES, TYPICAL_FACE_STRIDES, level_points
 
 AssignmentKind = Literal["simota", "task_aligned"]
 
@@ -45,7 +45,7 @@ class AssignmentSettings:
     overlap_exponent: float = 6.0
     centre_weight: float = 0.25
     size_weight: float = 0.5
-    face_strides: float = 2.5
+    face_strides: float = TYPICAL_FACE_STRIDES
 
     def __post_init__(self) -> None:
         if self.assignment_kind not in get_args(AssignmentKind):

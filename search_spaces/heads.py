@@ -30,6 +30,10 @@ PRIOR_FACE_SHARE = 0.01
 PRIOR_LOGIT = math.log(PRIOR_FACE_SHARE / (1 - PRIOR_FACE_SHARE))
 """The first bias of what says how likely a face is: most positions show none."""
 
+TYPICAL_FACE_STRIDES = 2.5
+"""Side of the faces that a level is best at, in its strides, and of the boxes that an untrained
+head predicts: a short fit gets further from there than from boxes of one stride."""
+
 LARGEST_LOG_SIZE = 6.0
 
 
@@ -54,7 +58,9 @@ def _build_tower(c_in: int, head: Head, outputs: int) -> nn.Sequential:
     assert predict.bias is not None
     with torch.no_grad():
         predict.weight.normal_(std=0.01)
-        predict.bias.copy_(torch.tensor([PRIOR_LOGIT] + [0.0] * (outputs - 1)))
+        predict.bias.zero_()
+        predict.bias[0] = PRIOR_LOGIT
+        predict.bias[4:6] = math.log(TYPICAL_FACE_STRIDES)
     layers["predict"] = predict
     return nn.Sequential(layers)
 

@@ -83,14 +83,14 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
-            fit=FitSettings(steps=between(100, 400), batch_size=8, learning_rate=3e-3)
+            fit=FitSettings(steps=between(200, 800), batch_size=4, learning_rate=3e-3)
         ),
         proxy=ProxySettings(
-            fit=FitSettings(steps=between(40, 150), batch_size=8),
+            fit=FitSettings(steps=between(80, 300), batch_size=4),
             early_stopping=budget >= STOPPING_BUDGET,
         ),
         fidelity_candidates=between(4, 8),
-        alone=FitSettings(steps=between(80, 400), batch_size=8),
+        alone=FitSettings(steps=between(160, 800), batch_size=4),
         retrain=retrain_settings(size, cuda=cuda),
     )
 
