@@ -190,8 +190,10 @@ class _Job:
         """The schedule of the study if there is one, else by the budget; then what was asked."""
         request = self.request
         if self._saved is None:
-            schedule = schedule_for(request.budget, cuda=self.device.type == "cuda")
-            reason = f"by the budget of {request.budget}"
+            on_cuda, is_real = self.device.type == "cuda", request.data is not None
+            schedule = schedule_for(request.budget, cuda=on_cuda, real=is_real)
+            faces = "real faces" if is_real else "drawn faces"
+            reason = f"by the budget of {request.budget}, for {faces}"
         else:
             schedule = schedule_from_json(self._saved["stages"]["schedule"])
             reason = "the study's own"

@@ -13,6 +13,9 @@ SMALL_BUDGET, FULL_BUDGET = 10, 200
 STOPPING_BUDGET = 50
 """With fewer trials a rung has too few to compare with to pay for its judgement."""
 
+LONGER_ON_REAL = 1.5
+"""Real faces are learned more slowly than drawn ones, larger networks most of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -70,8 +73,10 @@ class Schedule:
         return asdict(self)
 
 
-def schedule_for(budget: int, *, cuda: bool) -> Schedule:
+def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
     """The schedule that goes with a number of trials.
+
+    real: the images are not drawn ones, and fits are LONGER_ON_REAL times as long.
 
     Lengths grow in proportion from SMALL_BUDGET to FULL_BUDGET trials and stay there: more
     trials then make the search longer, not its parts. On CUDA retraining is long and at 640 px;
@@ -80,17 +85,18 @@ def schedule_for(budget: int, *, cuda: bool) -> Schedule:
     size = min(1.0, max(0.0, (budget - SMALL_BUDGET) / (FULL_BUDGET - SMALL_BUDGET)))
 
     between = partial(_between, size)
+    longer = LONGER_ON_REAL if real else 1
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
             fit=FitSettings(steps=between(200, 800), batch_size=4, learning_rate=3e-3)
         ),
         proxy=ProxySettings(
-            fit=FitSettings(steps=between(80, 300), batch_size=4),
+            fit=FitSettings(steps=round(longer * between(80, 300)), batch_size=4),
             early_stopping=budget >= STOPPING_BUDGET,
         ),
         fidelity_candidates=between(4, 8),
-        alone=FitSettings(steps=between(160, 800), batch_size=4),
+        alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=4),
         retrain=retrain_settings(size, cuda=cuda),
     )
 

@@ -15,9 +15,9 @@ from tests.tiny_training import FIT
 LIMITS = Limits(max_params=60_000, image_size=64)
 
 
-def tiny_schedule(budget: int, *, cuda: bool) -> Schedule:
+def tiny_schedule(budget: int, *, cuda: bool, real: bool) -> Schedule:
     """Twelve images and one to two steps of everything."""
-    usual = schedule_for(budget, cuda=cuda)
+    usual = schedule_for(budget, cuda=cuda, real=real)
     return replace(
         usual,
         synthetic_images=12,

@@ -28,9 +28,17 @@ def test_lengths_stay_at_the_ends(*, cuda: bool) -> None:
     assert schedule_for(SMALL_BUDGET, cuda=cuda) != schedule_for(FULL_BUDGET, cuda=cuda)
 
 
+def test_real_faces_get_longer_fits_and_nothing_else() -> None:
+    drawn, real = (schedule_for(60, cuda=False, real=is_real) for is_real in (False, True))
+    assert real.proxy.fit.steps > drawn.proxy.fit.steps
+    assert real.alone.steps > drawn.alone.steps
+    assert replace(real, proxy=drawn.proxy, alone=drawn.alone) == drawn
+
+
+@pytest.mark.parametrize("real", [False, True])
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_a_fit_alone_is_longer_than_the_proxy_it_judges(budget: int) -> None:
-    schedule = schedule_for(budget, cuda=False)
+def test_a_fit_alone_is_longer_than_the_proxy_it_judges(budget: int, *, real: bool) -> None:
+    schedule = schedule_for(budget, cuda=False, real=real)
     assert schedule.alone.steps >= 2 * schedule.proxy.fit.steps
 
 
