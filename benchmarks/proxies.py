@@ -168,18 +168,15 @@ def summarise(
 
     A network whose short fit diverged counts as the worst of its proxy.
     """
-    found = {}
+    found: list[tuple[float, str, dict[str, Any]]] = []
     for column in columns:
         known = [score for score in column.scores if score is not None]
         worst = min(known, default=0.0) - 1
         scores = [worst if score is None else score for score in column.scores]
         tau, interval = kendall_tau(scores, truth, seed=seed)
-        found[column.name] = {
-            "tau": tau,
-            "tau_interval": list(interval),
-            "seconds": column.seconds,
-        }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["tau"]))
+        row = {"tau": tau, "tau_interval": list(interval), "seconds": column.seconds}
+        found.append((tau, column.name, row))
+    return {name: row for _, name, row in sorted(found, key=lambda one: -one[0])}
 
 
 def truth_tau(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] | None:
