@@ -112,6 +112,14 @@ def _along_cosine(first: float, last: float, done: float) -> float:
     return last + (first - last) * left
 
 
+def half_type(device: torch.device) -> torch.dtype | None:
+    """What networks are trained in: bfloat16 on CUDA where the hardware has it, else float16, which
+    needs its gradients scaled; None on the CPU, where half precision is no faster."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
 def images_to_tensor(images: Any, device: torch.device) -> Tensor:
     """(B, S, S, 3) uint8 array -> (B, 3, S, S) float 0..255 in channels_last order, no copy."""
     return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
@@ -237,13 +245,8 @@ class Trainer(Generic[NetworkType]):
         )
         self._features = torch.compile(network.features) if compiled else network.features
         self._predict = torch.compile(network.predict) if compiled else network.predict
-        self._half = self._half_type()
+        self._half = half_type(self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)
-
-    def _half_type(self) -> torch.dtype | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
     def losses(self, batch: Batch) -> tuple[Losses, Tensor]:
         """The detection loss of a batch, and all that is minimised.

@@ -32,6 +32,7 @@ from nas.distillation import dense_distillation_loss
 from nas.fitting import (
     FitSettings,
     NotFiniteError,
+    half_type,
     images_to_tensor,
     learning_rate_at,
     make_optimizer,
@@ -133,7 +134,10 @@ def load_supernet(path: Path, space: Space) -> Supernet:
 
 
 class SupernetTrainer:
-    """A supernet in training; the same seed and batches give the same weights."""
+    """A supernet in training; the same seed and batches give the same weights.
+
+    On CUDA its networks run in half precision, as in `nas.fitting.Trainer`.
+    """
 
     def __init__(
         self,
@@ -157,6 +161,8 @@ class SupernetTrainer:
         self._strata = strata(pool, image_size=settings.fit.image_size)
         self._seed = seed
         self._optimizer = make_optimizer(supernet.parameters(), settings.fit)
+        self._half = half_type(self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)
 
     def sandwich(self, step: int) -> list[Architecture]:
         """The architectures of a step: a heavy one, a light one, then random ones."""
@@ -189,8 +195,10 @@ class SupernetTrainer:
                 torch._foreach_add_(gradients, before)
         self._team.add_up(gradients)
         torch._foreach_div_(gradients, self.settings.shares)
+        self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.fit.gradient_clip)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self.step_count += 1
         return sum(losses) / len(losses)
 
@@ -201,7 +209,8 @@ class SupernetTrainer:
         teacher: tuple[Tensor, ...] | None = None
         teacher_loss = 0.0
         for architecture in self.sandwich(self.step_count):
-            levels = self.supernet(images, architecture)
+            with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
+                levels = self.supernet(images, architecture)
             loss = detection_loss(levels, *targets, settings=self.settings.loss).total
             if teacher is None:
                 teacher, teacher_loss = levels, loss.item()
@@ -211,7 +220,7 @@ class SupernetTrainer:
                 )
             if not torch.isfinite(loss):
                 raise NotFiniteError(f"loss is {loss.item()} at supernet step {self.step_count}")
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return teacher_loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,6 +229,7 @@ class SupernetTrainer:
             "step_count": self.step_count,
             "supernet": self.supernet.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,6 +237,7 @@ class SupernetTrainer:
         self.step_count = state["step_count"]
         self.supernet.load_state_dict(state["supernet"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data.errors import UserError
 from data.progress import Progress
@@ -119,6 +120,22 @@ def test_rare_costs_are_drawn_as_often_as_common_ones(fresh: Supernet) -> None:
     assert strata(pool, image_size=64) == [[light] * 18, [heavy] * 2]
     drawn = [trainer.sandwich(step)[2] for step in range(200)]
     assert 70 < drawn.count(heavy) < 130
+
+
+def test_half_precision_learns_about_the_same(
+    make_trainer: MakeTrainer, batches: TinyBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 on the CPU stands for a graphics card's."""
+    single = make_trainer()
+    monkeypatch.setattr("nas.supernet_training.half_type", lambda _device: torch.bfloat16)
+    half = make_trainer()
+    losses = [trainer.step(batches) for trainer in (single, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert {value.dtype for value in half.supernet.parameters()} == {torch.float32}
+    again = make_trainer()
+    again.load_state_dict(half.state_dict())
+    assert equal_weights(weights_of(again.supernet), weights_of(half.supernet))
 
 
 def test_every_architecture_of_a_step_learns(
