@@ -4,12 +4,12 @@ Run from the repository's root:
 python -m benchmarks.fit_speed SHARDS [--synthetic SHARDS] [--steps 250] [--seed 0]
     [--arms NAME ...] [--write docs/results/fit_speed.json]
 The usual fit is that of the settings' defaults; trials are fitted as `batch-4-simota-20`, since
-this was measured. SHARDS are folders that `prepare` or a search wrote, --synthetic's of drawn faces; without it the
-arms that need it are left out, and the result says so. Every arm sees as many pixels as the
-usual fit of --steps steps; a step on smaller crops costs less, so there are more of them. Four
-networks of different blocks are fitted from scratch and judged on held-out crops, the loss there
-being the usual one for every arm. What is measured once is kept in --folder, so a run that was
-cut goes on.
+this was measured. SHARDS are folders that `prepare` or a search wrote, --synthetic's of drawn
+faces; without it the arms that need it are left out, and the result says so. Every arm sees as many
+pixels as the usual fit of --steps steps; a step on smaller crops costs less, so there are more of
+them. Four networks of different blocks are fitted from scratch and judged on held-out crops, the
+loss there being the usual one for every arm. What is measured once is kept in --folder, so a run
+that was cut goes on.
 """
 
 import argparse
