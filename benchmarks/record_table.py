@@ -11,6 +11,7 @@ run that was cut goes on. `run_search.py compare-samplers` reads the table.
 """
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ import torch
 
 from data.files import write_json
 from data.progress import Progress, silent
-from data.shards import open_shards
+from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
 from nas.fitting import FitSettings, NotFiniteError
 from nas.proxy import CandidateFitter, ProxySettings
@@ -39,6 +40,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies.console import shown_progress
 
+BATCH_SIZE = 4
 POOL = 20
 """Feasible architectures drawn for each one that is chosen."""
 
@@ -73,14 +75,30 @@ def draw(count: int, *, seed: int) -> list[Architecture]:
     return chosen
 
 
+def _settings(recording: Recording, image_size: int) -> ProxySettings:
+    """As a search fits its trials, for so many steps."""
+    fit = FitSettings(recording.steps, batch_size=BATCH_SIZE, image_size=image_size)
+    return ProxySettings(fit, early_stopping=True)
+
+
+def _recipe(recording: Recording, shards: ShardSet) -> dict[str, Any]:
+    settings = _settings(recording, shards.image_size)
+    return {"fit": asdict(settings.fit), "loss": asdict(settings.loss)}
+
+
+def fingerprint(recording: Recording, shards: ShardSet) -> str:
+    """Name of the folder of measured rows; another one where a row would be another."""
+    facts = [shards.hash, recording.seed, _recipe(recording, shards)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
 @cache
 def _fitter(recording: Recording) -> CandidateFitter:
     """Opened once in each process."""
     torch.set_num_threads(1)
     keep_freed_memory()
     shards = open_shards(recording.shards)
-    fit = FitSettings(recording.steps, image_size=shards.image_size)
-    settings = ProxySettings(fit, early_stopping=True)
+    settings = _settings(recording, shards.image_size)
     return CandidateFitter(shards, settings, seed=recording.seed, device=torch.device("cpu"))
 
 
@@ -131,7 +149,7 @@ def record(
 ) -> dict[str, Any]:
     """The table as plain values. folder: where rows are kept until all are known."""
     shards = open_shards(recording.shards)
-    home = folder / f"{shards.hash[:12]}-{recording.steps}-{recording.seed}"
+    home = folder / fingerprint(recording, shards)
     paths = {a.key: home / f"{a.key}.json" for a in architectures}
     missing = [key for key, path in paths.items() if not path.is_file()]
     if missing:
@@ -142,7 +160,7 @@ def record(
         "data": shards.manifest["source"],
         "space": SPACE.fingerprint,
         "limits": asdict(LIMITS),
-        "fit": asdict(FitSettings(recording.steps, image_size=shards.image_size)),
+        **_recipe(recording, shards),
         "not_finite": [row["key"] for row in rows if row["ap"] is None],
         "rows": [row for row in rows if row["ap"] is not None],
     }

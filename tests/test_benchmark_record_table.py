@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import record_table
-from benchmarks.record_table import Recording, draw, measure, record
+from benchmarks.record_table import Recording, draw, fingerprint, measure, record
 from data.files import write_json
 from data.shards import open_shards
 from objectives.cost import architecture_cost
@@ -74,7 +74,7 @@ def test_a_fit_that_diverges_is_named_and_left_out(
 
 def keep(folder: Path, recording: Recording, rows: list[dict[str, Any]]) -> None:
     """As if these rows had been measured before."""
-    home = f"{open_shards(recording.shards).hash[:12]}-{recording.steps}-{recording.seed}"
+    home = fingerprint(recording, open_shards(recording.shards))
     for row in rows:
         write_json(folder / home / f"{row['key']}.json", row)
 
