@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -366,6 +367,10 @@ class _StudyCopy:
 
     def follow(self, trials: Sequence[FrozenTrial], *, told: int) -> None:
         """Take over `trials`, all of the study's in order, and the results of the first `told`."""
+        new = takewhile(lambda trial: trial.state.is_finished(), trials[self._told : told])
+        due = (self._told + sum(1 for _ in new)) // FORGET_EVERY * FORGET_EVERY
+        if self._memory is not None and due > max(self._told, self._memory):
+            self._forget(trials[:due], self._memory)
         for trial in trials[self._told :]:
             if trial.number >= self._storage.get_n_trials(self._study_id):
                 self._add(trial)
@@ -373,8 +378,6 @@ class _StudyCopy:
             if trial.number == self._told < told and trial.state.is_finished():
                 self._tell(trial, trial.state)
                 self._told += 1
-                if self._memory is not None and self._told % FORGET_EVERY == 0:
-                    self._forget(trials[: self._told], self._memory)
 
     def scratch(self, number: int) -> FrozenTrial:
         """The running trial of this number, which a base sampler may write its notes on."""
@@ -393,9 +396,8 @@ class _StudyCopy:
     def _forget(self, told: Sequence[FrozenTrial], memory: int) -> None:
         """Begin anew with the results of no more than `memory` of the trials: they alone matter,
         so that a resumed study forgets the same ones."""
-        if len(told) <= memory:
-            return
         self._start()
+        self._told = len(told)
         remembered = _remembered(told, self._directions, memory)
         for trial in told:
             self._add(trial)
