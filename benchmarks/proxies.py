@@ -31,9 +31,9 @@ import torch
 from data.files import write_json
 from data.progress import Progress
 from data.quantities import parse_quantity
-from data.shards import open_shards
+from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
-from nas.fidelity import kendall_tau
+from nas.fidelity import ZERO_COST_IMAGES, kendall_tau
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
 from nas.records import record_header, usable_cores
@@ -50,7 +50,6 @@ WIDEST = 1.25
 """Largest over smallest MACs of the networks."""
 
 SCORES = ("ap", "smooth_ap", "recall", "ap_small", "ap_medium", "negative_loss")
-ZERO_COST_IMAGES = 16
 CPU = torch.device("cpu")
 
 Start = Literal["own", "supernet"]
@@ -106,12 +105,19 @@ def draw(count: int, macs: int, *, seed: int) -> list[Architecture]:
 
 
 @cache
+def _shards(folder: Path) -> ShardSet:
+    """Opened once in each process, for fits of all seeds."""
+    return open_shards(folder)
+
+
+@cache
 def _fitter(plan: Plan, fit_seed: int) -> CandidateFitter:
     torch.set_num_threads(1)
     keep_freed_memory()
     settings = ProxySettings(FitSettings(1, batch_size=plan.batch_size))
-    shards = open_shards(plan.shards)
-    return CandidateFitter(shards, settings, seed=plan.seed, device=CPU, fit_seed=fit_seed)
+    return CandidateFitter(
+        _shards(plan.shards), settings, seed=plan.seed, device=CPU, fit_seed=fit_seed
+    )
 
 
 @cache
@@ -124,9 +130,7 @@ def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
     fitter, architecture = _fitter(plan, fit.seed), Architecture.from_key(key)
     supernet = _supernet(plan.supernet) if fit.start == "supernet" else None
     start = perf_counter()
-    network = (
-        fitter.start(architecture) if supernet is None else fitter.inherit(supernet, architecture)
-    )
+    network = fitter.start(architecture, supernet)
     row: dict[str, Any] = {"key": key, **asdict(fit), "scores": None}
     try:
         if fit.steps:

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +30,7 @@ from data.files import write_json
 from data.progress import Progress, silent
 from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
-from nas.fitting import FitSettings, NotFiniteError
+from nas.fitting import NotFiniteError
 from nas.proxy import CandidateFitter, ProxySettings
 from nas.records import record_header, usable_cores
 from objectives.average_precision import PrecisionReport
@@ -39,8 +39,8 @@ from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies.console import shown_progress
+from studies.schedule import FULL_BUDGET, schedule_for
 
-BATCH_SIZE = 4
 POOL = 20
 """Feasible architectures drawn for each one that is chosen."""
 
@@ -77,8 +77,8 @@ def draw(count: int, *, seed: int) -> list[Architecture]:
 
 def _settings(recording: Recording, image_size: int) -> ProxySettings:
     """As a search fits its trials, for so many steps."""
-    fit = FitSettings(recording.steps, batch_size=BATCH_SIZE, image_size=image_size)
-    return ProxySettings(fit, early_stopping=True)
+    proxy = schedule_for(FULL_BUDGET, cuda=False).proxy
+    return replace(proxy, fit=replace(proxy.fit, steps=recording.steps, image_size=image_size))
 
 
 def _recipe(recording: Recording, shards: ShardSet) -> dict[str, Any]:

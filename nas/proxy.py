@@ -146,8 +146,10 @@ class CandidateFitter:
         """A candidate with the supernet's weights."""
         return to_channels_last(supernet.extract(architecture))
 
-    def start(self, architecture: Architecture) -> Detector:
-        """A candidate with weights of its own, drawn from the seed."""
+    def start(self, architecture: Architecture, supernet: Supernet | None = None) -> Detector:
+        """A candidate with weights of its own, drawn from the seed, or with a supernet's."""
+        if supernet is not None:
+            return self.inherit(supernet, architecture)
         with seeded(self._fit_seed):
             return to_channels_last(build(architecture).to(self.device))
 
@@ -207,11 +209,7 @@ class ProxyEvaluator:
         fitter, settings = self._fitter, self._fitter.settings
         end, rungs = settings.fit.steps, settings.rungs
         known: dict[str, Any] = {RUNG_SCORES: []} if rungs else {}
-        network = (
-            fitter.start(architecture)
-            if self._supernet is None
-            else fitter.inherit(self._supernet, architecture)
-        )
+        network = fitter.start(architecture, self._supernet)
         shown = fitter.fit_through(network, settings.fit, stops=(*rungs, end))
         for rung, steps in enumerate(rungs):
             report = fitter.judge(next(shown), images=settings.rung_images)

@@ -159,19 +159,12 @@ def plan_retrain(
 
 def _supernet(workspace: Workspace, name: str | None, *, required: str | None) -> Path | None:
     """The file of a study's supernet; None where it has none and none is required."""
-    if name is None:
-        if required is not None:
-            raise UserError(
-                f"study {workspace.study!r} was searched without a supernet; leave out --start"
-            )
-        return None
-    path = workspace.supernet(name)
-    if not path.is_file():
+    if name is None and required is not None:
         raise UserError(
-            f"the supernet {path} of study {workspace.study!r} is gone; run the search "
-            "again to train it, or use --start scratch"
+            f"study {workspace.study!r} was searched without a supernet; leave out --start"
         )
-    return path
+    advice = "run the search again to train it, or use --start scratch"
+    return workspace.find_supernet(name, advice=advice)
 
 
 def _known_architecture(key: str) -> str:

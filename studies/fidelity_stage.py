@@ -146,15 +146,10 @@ def _find_shards(workspace: Workspace, data_hash: str) -> Path:
 
 
 def _check_supernet(workspace: Workspace, name: str | None) -> Path | None:
-    if name is None:
-        return None
-    path = workspace.supernet(name)
-    if not path.is_file():
-        raise UserError(
-            f"the supernet {path} of study {workspace.study!r} is gone; run the study's search "
-            "command again, which trains it anew"
-        )
-    load_supernet(path, SPACE)  # now, not after an hour of fits
+    advice = "run the study's search command again, which trains it anew"
+    path = workspace.find_supernet(name, advice=advice)
+    if path is not None:
+        load_supernet(path, SPACE)  # now, not after an hour of fits
     return path
 
 

@@ -79,6 +79,19 @@ class Workspace:
         """The file of a supernet, by its hash."""
         return self.cache / "supernets" / f"{name}.safetensors"
 
+    def find_supernet(self, name: str | None, *, advice: str) -> Path | None:
+        """The file of the study's supernet, by its hash; None for a study that has none.
+
+        Raises:
+            UserError: the file is gone; ends with the advice.
+        """
+        if name is None:
+            return None
+        path = self.supernet(name)
+        if not path.is_file():
+            raise UserError(f"the supernet {path} of study {self.study!r} is gone; {advice}")
+        return path
+
     def trial(self, number: int) -> Path:
         """The folder of one retrained trial."""
         return self.folder / f"trial-{number}"

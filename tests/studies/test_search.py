@@ -18,6 +18,7 @@ from studies.executors import Evaluate, InProcess, Workers, local_workers
 from studies.search import FAILURE, Search, run_search
 from studies.storage import Score, completed_trials, load_study
 from tests.studies.toy import (
+    BUDGET,
     LIMITS,
     deadly_toy,
     make_toy,
@@ -120,12 +121,12 @@ def test_an_interrupted_study_goes_on_with_the_same_trials(tmp_path: Path) -> No
 def test_a_killed_study_goes_on_with_the_same_trials(tmp_path: Path) -> None:
     straight = toy_search(tmp_path / "a", toy_settings())
     killed = toy_search(tmp_path / "b", toy_settings())
-    run_search(straight, in_process(), budget=24)
+    run_search(straight, in_process(), budget=BUDGET)
     for wanted in (3, 12):
         with searching(tmp_path / "b", processes=1) as process:
             wait_for_trials(killed, wanted, process)
             process.send_signal(signal.SIGKILL)
-    run_search(killed, in_process(), budget=24)
+    run_search(killed, in_process(), budget=BUDGET)
     assert keys_of(killed) == keys_of(straight)
 
 

@@ -18,6 +18,9 @@ from studies.search import Search, run_search
 from studies.settings import StudySettings
 from studies.storage import Score, sqlite_url
 
+BUDGET = 24
+"""Trials of the search that a test kills."""
+
 LIMITS = Limits(max_params=20_000, max_macs=400_000, max_memory_bytes=40_000)
 
 
@@ -49,11 +52,13 @@ def make_toy() -> Evaluate:
     return toy_scores
 
 
-def slow_toy() -> Evaluate:
-    """Takes a while, so that a test can kill the search in the middle."""
+def endless_toy() -> Evaluate:
+    """Short evaluations, but the last never ends: a test can kill the search, and must."""
 
     def evaluate(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
         time.sleep(0.02)
+        while trial == BUDGET - 1:
+            time.sleep(1)
         return toy_scores(architecture, trial, rule)
 
     return evaluate
@@ -111,11 +116,11 @@ def toy_search(folder: Path, settings: StudySettings, *, name: str = "toy") -> S
 
 
 def main(folder: Path, *, processes: int) -> None:
-    """A search that a test kills: short evaluations in one process, endless ones in several."""
+    """A search that a test must kill: in one process it nearly ends, in several it never begins."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
-    make = slow_toy if processes == 1 else Heartbeat(folder / "heartbeat")
+    make = endless_toy if processes == 1 else Heartbeat(folder / "heartbeat")
     with local_workers(make, processes=processes) as workers:
-        run_search(toy_search(folder, toy_settings()), workers, budget=24)
+        run_search(toy_search(folder, toy_settings()), workers, budget=BUDGET)
 
 
 if __name__ == "__main__":
