@@ -17,10 +17,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -29,6 +27,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student_t
 
+from benchmarks.kept_rows import kept_rows
 from data.augment import LIGHT
 from data.errors import UserError
 from data.files import write_json
@@ -39,7 +38,7 @@ from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
 from nas.fitting import FitSettings, NotFiniteError, StepReport, Trainer, seeded
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
-from nas.records import record_header, usable_cores
+from nas.records import record_header
 from objectives.assignment import AssignmentSettings
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
@@ -64,7 +63,6 @@ found."""
 USUAL = FitSettings(steps=250)
 COMPARED = ("smooth_ap", "ap", "held_out_loss", "seconds", "cpu_seconds")
 CONFIDENCE = 0.9
-PROCESSES = 2
 CPU = torch.device("cpu")
 
 
@@ -305,14 +303,14 @@ def record(
     wanted = list(dict.fromkeys(("usual", *arms)))
     lacking = [arm for arm in wanted if ARMS[arm].needs_drawn and plan.synthetic is None]
     measured = [arm for arm in wanted if arm not in lacking]
-    paths = {
-        (arm, key): folder / _fingerprint(plan, arm, facts) / f"{key}.json"
+    measurements = {
+        folder / _fingerprint(plan, arm, facts) / f"{key}.json": partial(measure, plan, arm, key)
         for arm in measured
         for key in networks
     }
-    _measure_missing(plan, paths, progress)
-    rows = {arm: [json.loads(paths[arm, key].read_text()) for key in networks] for arm in measured}
-    every = [row for of_arm in rows.values() for row in of_arm]
+    warm_up = partial(_warm_up, plan)
+    rows = kept_rows(measurements, unit="fits", progress=progress, warm_up=warm_up)
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in measured}
     return {
         **record_header(seed=plan.seed, data_hash=facts["data"]["hash"]),
         **facts,
@@ -320,10 +318,10 @@ def record(
         "usual": asdict(ARMS["usual"]),
         "arms": {arm: changes(ARMS[arm]) for arm in measured},
         "left_out": dict.fromkeys(lacking, "needs --synthetic, shards of drawn faces"),
-        "not_finite": [[row["arm"], row["key"]] for row in every if row["ap"] is None],
+        "not_finite": [[row["arm"], row["key"]] for row in rows if row["ap"] is None],
         "macs": {key: _macs(key) for key in networks},
-        "summary": summarise(rows),
-        "rows": every,
+        "summary": summarise(by_arm),
+        "rows": rows,
     }
 
 
@@ -359,18 +357,6 @@ def _macs(key: str) -> int:
 def _warm_up(plan: Plan) -> None:
     """Take a process's first step, a second slower than the others, before any is timed."""
     fit_arm(replace(plan, steps=1), ARMS["usual"], Architecture.from_key(NETWORKS[0]))
-
-
-def _measure_missing(plan: Plan, paths: Mapping[tuple[str, str], Path], progress: Progress) -> None:
-    missing = [place for place, path in paths.items() if not path.is_file()]
-    if not missing:
-        return
-    processes = min(PROCESSES, usable_cores(), len(missing))
-    with ProcessPoolExecutor(processes, get_context("spawn"), _warm_up, (plan,)) as pool:
-        jobs = {pool.submit(measure, plan, *place): place for place in missing}
-        for done, job in enumerate(as_completed(jobs), start=1):
-            write_json(paths[jobs[job]], job.result())
-            progress("fits", len(paths) - len(missing) + done, len(paths))
 
 
 def summary_cells(summary: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -17,10 +17,8 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -28,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmarks.kept_rows import kept_rows
 from data.files import write_json
 from data.progress import Progress
 from data.quantities import parse_quantity
@@ -36,7 +35,7 @@ from nas.device import keep_freed_memory
 from nas.fidelity import ZERO_COST_IMAGES, kendall_tau
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
-from nas.records import record_header, usable_cores
+from nas.records import record_header
 from nas.supernet_training import load_supernet
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
@@ -156,6 +155,11 @@ def measure_untrained(plan: Plan, key: str) -> dict[str, Any]:
     return {"key": key, "scores": scores, "seconds": perf_counter() - start}
 
 
+def measure(plan: Plan, key: str, fit: Fit | None) -> dict[str, Any]:
+    """A row of one network; fit: None for what needs no training."""
+    return measure_untrained(plan, key) if fit is None else measure_fit(plan, key, fit)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One proxy: its score of every network, None where a fit diverged, and its mean seconds."""
@@ -210,15 +214,15 @@ def columns_of(rows: Sequence[dict[str, Any]], label: str, names: Sequence[str])
 
 def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress) -> dict[str, Any]:
     """The result as plain values. folder: where rows are kept."""
-    fits = [*plan.short_fits, *plan.alone_fits]
     shards = open_shards(plan.shards)
     paths = {
         (key, fit): folder / _place(plan, shards.hash, fit) / f"{key}.json"
-        for fit in (None, *fits)
+        for fit in (None, *plan.short_fits, *plan.alone_fits)
         for key in keys
     }
-    _measure_missing(plan, paths, progress)
-    rows = {place: json.loads(path.read_text()) for place, path in paths.items()}
+    measurements = {path: partial(measure, plan, *place) for place, path in paths.items()}
+    kept = kept_rows(measurements, unit="measurements", progress=progress)
+    rows = dict(zip(paths, kept, strict=True))
     alone = [[_ap(rows[key, fit]) for key in keys] for fit in plan.alone_fits]
     untrained = [rows[key, None] for key in keys]
     columns = columns_of(untrained, "", tuple(untrained[0]["scores"]))
@@ -258,22 +262,6 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     facts = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return f"{fit.start}-{fit.steps}-{fit.seed}-{digest}"
-
-
-def _measure_missing(
-    plan: Plan, paths: dict[tuple[str, Fit | None], Path], progress: Progress
-) -> None:
-    missing = {place: path for place, path in paths.items() if not path.is_file()}
-    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
-        jobs = {
-            pool.submit(measure_untrained, plan, key)
-            if fit is None
-            else pool.submit(measure_fit, plan, key, fit): path
-            for (key, fit), path in missing.items()
-        }
-        for done, job in enumerate(as_completed(jobs), start=1):
-            write_json(jobs[job], job.result())
-            progress("measurements", done, len(jobs))
 
 
 def parse() -> argparse.Namespace:

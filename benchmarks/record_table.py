@@ -15,10 +15,8 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.kept_rows import kept_rows
 from data.files import write_json
 from data.progress import Progress, silent
 from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
 from nas.fitting import NotFiniteError
 from nas.proxy import CandidateFitter, ProxySettings
-from nas.records import record_header, usable_cores
+from nas.records import record_header
 from objectives.average_precision import PrecisionReport
 from objectives.cost import Cost, architecture_cost
 from objectives.limits import Limits
@@ -44,7 +43,6 @@ from studies.schedule import FULL_BUDGET, schedule_for
 POOL = 20
 """Feasible architectures drawn for each one that is chosen."""
 
-PROCESSES = 2
 LIMITS = Limits()
 
 
@@ -150,11 +148,10 @@ def record(
     """The table as plain values. folder: where rows are kept until all are known."""
     shards = open_shards(recording.shards)
     home = folder / fingerprint(recording, shards)
-    paths = {a.key: home / f"{a.key}.json" for a in architectures}
-    missing = [key for key, path in paths.items() if not path.is_file()]
-    if missing:
-        _measure_all(recording, missing, paths, progress)
-    rows = [json.loads(path.read_text()) for path in paths.values()]
+    measurements = {
+        home / f"{a.key}.json": partial(measure, recording, a.key) for a in architectures
+    }
+    rows = kept_rows(measurements, unit="networks", progress=progress)
     return {
         **record_header(seed=recording.seed, data_hash=shards.hash),
         "data": shards.manifest["source"],
@@ -164,17 +161,6 @@ def record(
         "not_finite": [row["key"] for row in rows if row["ap"] is None],
         "rows": [row for row in rows if row["ap"] is not None],
     }
-
-
-def _measure_all(
-    recording: Recording, missing: Sequence[str], paths: dict[str, Path], progress: Progress
-) -> None:
-    processes = min(PROCESSES, usable_cores(), len(missing))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(measure, recording, key): key for key in missing}
-        for done, job in enumerate(as_completed(jobs), start=1):
-            write_json(paths[jobs[job]], job.result())
-            progress("networks", len(paths) - len(missing) + done, len(paths))
 
 
 def parse() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """What makes AP rise fastest: equal cost by design, and that no measurement is made twice."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.fit_speed import (
     summarise,
     summary_cells,
 )
+from benchmarks.kept_rows import Measure, Row
 from data.errors import UserError
 from data.files import write_json
 from data.shards import ShardSettings, prepare_shards, shard_folder
@@ -161,13 +163,15 @@ def test_the_summary_has_the_best_arm_first() -> None:
 def measure_here(monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str]]) -> None:
     """Measure here and not in other processes, which do not know what is patched."""
 
-    def measure_each(plan: Plan, paths: Any, progress: Any) -> None:  # noqa: ARG001
-        for (arm, key), path in paths.items():
+    def measure_each(measurements: Mapping[Path, Measure], **_others: Any) -> list[Row]:
+        for path, measure_it in measurements.items():
             if not path.is_file():
-                rows.append((arm, key))
-                write_json(path, measure(plan, arm, key))
+                row = measure_it()
+                rows.append((row["arm"], row["key"]))
+                write_json(path, row)
+        return [json.loads(path.read_text()) for path in measurements]
 
-    monkeypatch.setattr(fit_speed, "_measure_missing", measure_each)
+    monkeypatch.setattr(fit_speed, "kept_rows", measure_each)
 
 
 def test_what_was_measured_is_kept_and_what_lacks_its_data_is_named(
