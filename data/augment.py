@@ -37,6 +37,11 @@ class AugmentSettings:
             if not 1 <= getattr(self, name) <= 10:
                 raise ValueError(f"{name} must be in 1..10, got {getattr(self, name)}")
 
+    @property
+    def keeps_light(self) -> bool:
+        """Whether brightness, contrast and colour stay as they are."""
+        return self.brightness == 0 and self.contrast == self.colour == 1
+
 
 OFF = AugmentSettings(flip_share=0, zoom=1, brightness=0, contrast=1, colour=1)
 """Nothing is changed; a picture smaller than the image is still cut at a random place."""
@@ -70,17 +75,26 @@ def show(image: NDArray[np.uint8], faces: Faces, view: View, *, out: NDArray[np.
     return faces_in_view(faces, view)
 
 
-def change_light(
-    image: NDArray[np.uint8], settings: AugmentSettings, rng: np.random.Generator
-) -> None:
-    """Brightness, contrast and colour of one image (H, W, 3), changed in place."""
+def draw_light(settings: AugmentSettings, rng: np.random.Generator) -> NDArray[np.uint8] | None:
+    """A random change of brightness, contrast and colour: the new level of each old one.
+
+    Shape (256, 3); None where none changes.
+    """
     contrast = _factor(settings.contrast, rng)
     shift = 255 * rng.uniform(-settings.brightness, settings.brightness)
     colours = [_factor(settings.colour, rng) for _ in range(3)]
+    if settings.keeps_light:  # after the draws: what follows them is the same in all settings
+        return None
     levels = np.arange(256.0)
     levels = (levels - 127.5) * contrast + 127.5 + shift
-    table = np.clip(np.round(levels[:, None] * colours), 0, 255).astype(np.uint8)
-    cv2.LUT(image, table[None], dst=image)
+    table: NDArray[np.uint8] = np.clip(np.round(levels[:, None] * colours), 0, 255).astype(np.uint8)
+    return table
+
+
+def change_light(image: NDArray[np.uint8], table: NDArray[np.uint8] | None) -> None:
+    """Give the pixels of one image (H, W, 3) their new levels, in place; None: leave them."""
+    if table is not None:
+        cv2.LUT(image, table[None], dst=image)
 
 
 def _factor(most: float, rng: np.random.Generator) -> float:

@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.augment import OFF, AugmentSettings, change_light, draw_view, show
+from data.augment import OFF, AugmentSettings, change_light, draw_light, draw_view, show
 from data.boxes import box_heights
 from data.crops import SMALLEST_FACE_PX, View, cut, draw_window, faces_in_view
 from data.mosaic import TILES, mosaic
@@ -44,6 +44,14 @@ class PartedBatchSource(BatchSource, Protocol):
 
     def part(self, step: int, rows: range) -> Batch:
         """The same rows as in `batch(step)`; boxes may be padded to another number of faces."""
+
+
+class Picture(NamedTuple):
+    """A crop by its number, how it is seen, and its new levels; see `draw_light`."""
+
+    crop: int
+    view: View
+    light: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +87,26 @@ class ShardLoader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a training step, counted from 0; the same one every time."""
-        indices = self.indices(step)
-        rng = _rng(self.seed, 1, step)
-        settings = self.augment or OFF
         images = np.empty((self.batch_size, self.image_size, self.image_size, 3), dtype=np.uint8)
         faces = []
-        for out, index in zip(images, indices, strict=True):
-            view = draw_view(
-                self.shards.image_size, size=self.image_size, settings=settings, rng=rng
-            )
-            faces.append(
-                show(self.shards.images[index], self.shards.faces(int(index)), view, out=out)
-            )
-            if settings is not OFF:
-                change_light(out, settings, rng)
+        for out, (crop, view, light) in zip(images, self.pictures(step), strict=True):
+            faces.append(show(self.shards.images[crop], self.shards.faces(crop), view, out=out))
+            change_light(out, light)
         return Batch(images, *pad_faces(faces))
+
+    def pictures(self, step: int) -> list[Picture]:
+        """What is in a batch, not drawn yet."""
+        indices = self.indices(step)
+        rng, settings = _rng(self.seed, 1, step), self.augment or OFF
+        side, size = self.shards.image_size, self.image_size
+        return [
+            Picture(
+                int(index),
+                draw_view(side, size=size, settings=settings, rng=rng),
+                draw_light(settings, rng),
+            )
+            for index in indices
+        ]
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which crops are in a batch. Shape (B,)."""
@@ -198,8 +211,7 @@ class FullSizeLoader:
             faces = faces_in_view(faces, View(1.0, (0.0, 0.0), self.image_size, mirrored=True))
         else:
             out[:] = square.image
-        if settings is not OFF:
-            change_light(out, settings, rng)
+        change_light(out, draw_light(settings, rng))
         is_small = box_heights(faces.boxes_xyxy) < self.views.ignore_under_px
         return Faces(faces.boxes_xyxy, faces.attributes, faces.ignore | is_small)
 

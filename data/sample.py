@@ -1,12 +1,15 @@
 """What an image with faces is. Shape letters: N faces, B images, F most faces of an image."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.boxes import box_areas
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 """The columns of `Faces.attributes`: WIDER FACE's six, with its values (0 is the easy one)."""
@@ -101,12 +104,13 @@ class ImageSource(Protocol):
 class Batch:
     """What a loader gives: images of one size with padded faces.
 
-    images: (B, S, S, 3) uint8, BGR. boxes_xyxy: (B, F, 4) float32, zeros where padded.
-    wanted: (B, F) bool, faces to be found. ignore: (B, F) bool, regions without a verdict.
-    Padding is neither wanted nor ignore. F is at least 1.
+    images: (B, S, S, 3) uint8, BGR; a tensor where the pictures lie on a device already.
+    boxes_xyxy: (B, F, 4) float32, zeros where padded. wanted: (B, F) bool, faces to
+    be found. ignore: (B, F) bool, regions without a verdict. Padding is neither wanted nor ignore.
+    F is at least 1.
     """
 
-    images: NDArray[np.uint8]
+    images: "NDArray[np.uint8] | Tensor"
     boxes_xyxy: NDArray[np.float32]
     wanted: NDArray[np.bool_]
     ignore: NDArray[np.bool_]

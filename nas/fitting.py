@@ -121,8 +121,8 @@ def half_type(device: torch.device) -> torch.dtype | None:
 
 
 def images_to_tensor(images: Any, device: torch.device) -> Tensor:
-    """(B, S, S, 3) uint8 array -> (B, 3, S, S) float 0..255 in channels_last order, no copy."""
-    return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    """(B, S, S, 3) uint8, array or tensor -> (B, 3, S, S) float 0..255 in channels_last order."""
+    return torch.as_tensor(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
 
 
 def targets_to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

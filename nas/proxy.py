@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from data.augment import LIGHT
-from data.loader import ShardLoader
+from data.loader import BatchSource, ShardLoader
 from data.shards import ShardSet, open_shards
 from nas.fitting import (
     FitSettings,
@@ -22,6 +21,7 @@ from nas.fitting import (
     to_channels_last,
 )
 from nas.inference import detect_images, recalibrate
+from nas.resident import crops_on, light_batches
 from nas.stop_rule import (
     FIT_STEPS,
     RUNG_SCORES,
@@ -89,6 +89,7 @@ class CandidateFitter:
         self._fit_seed = seed if fit_seed is None else fit_seed
         self.train, held_out = shards.split(settings.held_out_share, seed=seed)
         self.held_out = held_out.take(min(len(held_out), settings.held_out_images), seed=seed)
+        self._crops = crops_on(device, self.train)
         self._recalibration = self.train.take(
             min(len(self.train), settings.recalibration_images), seed=seed
         ).images
@@ -133,14 +134,8 @@ class CandidateFitter:
         batches, loss = self._batches(settings), self.settings.loss
         return fit_through(network, batches, settings, stops=stops, loss=loss)
 
-    def _batches(self, settings: FitSettings) -> ShardLoader:
-        return ShardLoader(
-            self.train,
-            batch_size=settings.batch_size,
-            image_size=settings.image_size,
-            seed=self._fit_seed,
-            augment=LIGHT,
-        )
+    def _batches(self, settings: FitSettings) -> BatchSource:
+        return light_batches(self.train, settings, seed=self._fit_seed, crops=self._crops)
 
     def inherit(self, supernet: Supernet, architecture: Architecture) -> Detector:
         """A candidate with the supernet's weights."""

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.augment import LIGHT
 from data.errors import UserError
-from data.loader import BatchSource, ShardLoader
+from data.loader import BatchSource
 from data.progress import Progress, silent
 from data.sample import Batch
 from data.shards import open_shards
@@ -38,6 +37,7 @@ from nas.fitting import (
     make_optimizer,
     targets_to_tensors,
 )
+from nas.resident import crops_on, light_batches
 from nas.team import Team, work_together
 from nas.weights import load_weights, save_state, save_weights
 from objectives.cost import architecture_cost
@@ -283,13 +283,8 @@ def _work(team: Team, job: SupernetJob) -> None:
 def _train(team: Team, job: SupernetJob, *, progress: Progress) -> None:
     settings = job.settings
     train, _ = open_shards(job.shards).split(job.held_out_share, seed=job.seed)
-    batches = ShardLoader(
-        train,
-        batch_size=settings.fit.batch_size,
-        image_size=settings.fit.image_size,
-        seed=job.seed,
-        augment=LIGHT,
-    )
+    crops = crops_on(torch.device(job.device), train)
+    batches = light_batches(train, settings.fit, seed=job.seed, crops=crops)
     trainer = SupernetTrainer(
         Supernet(SPACE, seed=job.seed).to(job.device),
         feasible_pool(job.space, job.limits, size=POOL_SIZE, seed=job.seed),

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.augment import OFF, AugmentSettings, change_light, draw_view, show
+from data.augment import OFF, AugmentSettings, change_light, draw_light, draw_view, show
 from data.crops import PADDING_BGR, View
 from tests.data.drawn_faces import drawn
 
@@ -16,7 +16,7 @@ def test_off_changes_nothing() -> None:
     faces = show(
         SAMPLE.image, SAMPLE.faces, draw_view(128, size=128, settings=OFF, rng=rng), out=out
     )
-    change_light(out, OFF, rng)
+    change_light(out, draw_light(OFF, rng))
     assert np.array_equal(out, SAMPLE.image)
     assert np.array_equal(faces.boxes_xyxy, SAMPLE.faces.boxes_xyxy)
 
@@ -69,7 +69,7 @@ def test_zooming_out_pads_with_a_flat_colour() -> None:
 def test_light_changes_pixels_and_depends_on_the_seed_alone() -> None:
     def lit(seed: int) -> list[int]:
         image = SAMPLE.image.copy()
-        change_light(image, AugmentSettings(), np.random.default_rng(seed))
+        change_light(image, draw_light(AugmentSettings(), np.random.default_rng(seed)))
         values: list[int] = image[60, 50].tolist()
         return values
 
@@ -80,7 +80,7 @@ def test_light_changes_pixels_and_depends_on_the_seed_alone() -> None:
 def test_light_alone_leaves_grey_grey() -> None:
     grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
     settings = dataclasses.replace(AugmentSettings(), colour=1)
-    change_light(grey, settings, np.random.default_rng(3))
+    change_light(grey, draw_light(settings, np.random.default_rng(3)))
     assert (grey[..., 0] == grey[..., 1]).all()
     assert (grey[..., 0] == grey[..., 2]).all()
     assert (np.diff(grey[:, 0, 0].astype(int)) >= 0).all()
