@@ -13,6 +13,10 @@ SMALL_BUDGET, FULL_BUDGET = 10, 200
 STOPPING_BUDGET = 50
 """With fewer trials a rung has too few to compare with to pay for its judgement."""
 
+SHORT_FIT_BATCH = 4
+"""Images a step of the supernet and of all short fits: with few pixels to see, more steps on less
+each teach most (docs/results/fit_speed.json)."""
+
 LONGER_ON_REAL = 1.5
 """Real faces are learned more slowly than drawn ones, larger networks most of all."""
 
@@ -89,14 +93,14 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
     return Schedule(
         synthetic_images=between(300, 1000),
         supernet=SupernetSettings(
-            fit=FitSettings(steps=between(200, 800), batch_size=4, learning_rate=3e-3)
+            fit=FitSettings(steps=between(200, 800), batch_size=SHORT_FIT_BATCH, learning_rate=3e-3)
         ),
         proxy=ProxySettings(
-            fit=FitSettings(steps=round(longer * between(80, 300)), batch_size=4),
+            fit=FitSettings(steps=round(longer * between(80, 300)), batch_size=SHORT_FIT_BATCH),
             early_stopping=budget >= STOPPING_BUDGET,
         ),
         fidelity_candidates=between(4, 8),
-        alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=4),
+        alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=SHORT_FIT_BATCH),
         retrain=retrain_settings(size, cuda=cuda),
     )
 
