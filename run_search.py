@@ -311,6 +311,10 @@ def fidelity(
     candidates: Annotated[
         int | None, typer.Option(help="Networks to fit alone, 4 at least; unset: the study's own.")
     ] = None,
+    finalists: Annotated[
+        int | None,
+        typer.Option(min=0, help="Networks nearest the front in the finals; unset: its own."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a fit alone; unset: the study's own.")
     ] = None,
@@ -320,7 +324,7 @@ def fidelity(
     storage: StorageOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Compare the order of every proxy with that of networks trained alone for longer."""
+    """Fit networks alone for longer: how far trials agree, and the finals of the front."""
     from studies.fidelity_stage import (
         CANDIDATE_COLUMNS,
         PROXY_COLUMNS,
@@ -335,6 +339,7 @@ def fidelity(
         workspace=Workspace(runs, study),
         storage_url=storage,
         candidates=candidates,
+        finalists=finalists,
         steps=steps,
         seed=seed,
         device=device,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data.errors import UserError
 from data.shards import open_shards
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
+from nas.pareto import spread
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
 from nas.stop_rule import FIT_STEPS, StopRule
 from objectives.zero_cost import ZERO_COST_SCORES, zero_cost_scores
@@ -21,8 +22,9 @@ from search_spaces.architecture import Architecture
 FEWEST_CANDIDATES = 4
 TRUSTED_TAU = 0.4
 
-LONGER = 3
-"""How many times longer than the proxy's a fit is that replaces one not to be trusted."""
+LONGER = 2
+"""Where the proxy is not to be trusted, the finals have fits this many times as long, of this part
+of the networks."""
 
 ZERO_COST_IMAGES = 16
 
@@ -51,14 +53,6 @@ def choose_candidates(
     from_front = max(min(len(front), (count + 1) // 2), count - len(others))
     drawn = np.random.default_rng(seed).permutation(len(others))[: count - from_front]
     return [*spread(front, from_front), *(others[i] for i in sorted(drawn))]
-
-
-def spread(items: Sequence[int], count: int) -> list[int]:
-    """At most count of the items, at even distances, both ends among them."""
-    count = min(count, len(items))
-    if count == 0:
-        return []
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 @dataclass(frozen=True, slots=True)

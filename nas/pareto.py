@@ -28,6 +28,27 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     return front
 
 
+def nearest_front(points: Sequence[Point], count: int) -> list[int]:
+    """Indices of the front's points, then of the front of the others, and so on, count in all.
+
+    Of the last of these fronts points are taken at even distances, both ends among them.
+    """
+    left, found = list(range(len(points))), list[int]()
+    while left and len(found) < count:
+        front = [left[i] for i in pareto_front([points[i] for i in left])]
+        found += spread(front, count - len(found))
+        left = [i for i in left if i not in front]
+    return found
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """At most count of the items, at even distances, both ends among them."""
+    count = min(count, len(items))
+    if count == 0:
+        return []
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
+
+
 def extremes(points: Sequence[Point]) -> tuple[int, int]:
     """Indices of the cheapest and of the most precise point of the front.
 

@@ -46,7 +46,8 @@ class ReportData:
     retrained: one row a retrained network, with `trial` and whatever was measured.
     benchmark: one row a measurement. stages: (name, seconds) in the order they ran.
     fidelity: `tau` and its `interval` (low, high), and whatever else was noted.
-    early_stopping: what it spared, in a sentence; None where it was not used.
+    early_stopping: what it spared, in a sentence; None where it was not used. finals: what the
+        front's AP is, in a sentence; None where it is the trials' own.
     latency_table: names and values; empty where the study has none, and nothing is said of it.
     settings, audit, record: names and values, shown as they are.
     """
@@ -61,6 +62,7 @@ class ReportData:
     stages: Sequence[tuple[str, float]] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     early_stopping: str | None = None
+    finals: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
     latency_table: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +84,7 @@ def write_report(path: Path, data: ReportData) -> None:
         "subtitle": html.escape(_subtitle(data)),
         "headline": _headline(data),
         "hypervolume": _hypervolume(data.hypervolume),
-        "front": _table(data.front, "No trial has finished yet."),
+        "front": _sentence(data.finals) + _table(data.front, "No trial has finished yet."),
         "retrained": _table(data.retrained, "No network was retrained."),
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
         "stages": _stages(data.stages),

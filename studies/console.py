@@ -72,13 +72,17 @@ def show_front(rows: Sequence[dict[str, Any]]) -> None:
     times = {"ms": "latency_ms"}
     if any("measured_latency_ms" in row for row in rows):
         times["measured ms"] = "measured_latency_ms"
-    columns = ("trial", "ap", "retrained", "params", "MACs", "peak", *times, "role", "architecture")
+    columns = (
+        *("trial", "ap", "in its trial", "retrained", "params", "MACs", "peak"),
+        *(*times, "role", "architecture"),
+    )
     show_table(
         columns,
         [
             (
                 str(row["trial"]),
                 f"{row['ap']:.3f}",
+                f"{row.get('trial_ap', row['ap']):.3f}",
                 f"{row['retrained_ap']:.3f}" if "retrained_ap" in row else "-",
                 show_quantity(row["params"]),
                 show_quantity(row["macs"]),

@@ -1,9 +1,12 @@
-"""Measuring how far a study's proxy can be believed: at the end of a search, or when asked to."""
+"""After a search, or when asked to: how far its trials can be believed, and its finals.
+
+In the finals the networks at and next to the front are fitted alone, for longer than trials are;
+what they come to makes the front that is shown (`studies.front`).
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +17,24 @@ from data.quantities import show_quantity
 from data.shards import MANIFEST, open_shards
 from nas.device import choose_device
 from nas.fidelity import (
-    FEWEST_CANDIDATES,
     LONGER,
     TRUSTED_TAU,
-    StandAloneEvaluator,
     StandAloneJob,
     choose_candidates,
-    kendall_tau,
     rank_fidelity,
-    spread,
 )
 from nas.fitting import FitSettings
-from nas.proxy import ProxyEvaluator, ProxyJob
+from nas.pareto import nearest_front
+from nas.proxy import ProxyJob
 from nas.records import record_header, usable_cores
 from nas.supernet_training import load_supernet
-from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
-from studies.executors import MakeEvaluate, local_workers
-from studies.front import cost_name, front_trials
+from studies.alone_fits import AloneFits
+from studies.front import FIDELITY, FINAL_SCORES, FINALS, cost_name, front_trials, points_of
 from studies.say import Say, unsaid
 from studies.schedule import schedule_from_json
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
-
-FIDELITY = "fidelity.json"
-
-MOST_REFITS = 12
-"""Networks of a front that are fitted again where the proxy is not to be trusted."""
-
-LISTED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +42,9 @@ class FidelityPlan:
     """What is to be measured.
 
     cost: name of the value that the study lowers. data_hash: of its shards. proxy: how its trials
-    were judged. alone: the longer fit from scratch. candidates: how many get it. seed: of the
-    draw of candidates, of their first weights and of the split they are fitted and judged on.
+    were judged. alone: the longer fit from scratch. candidates: how many get it to be compared.
+    finalists: how many, nearest the front, get it in the finals; 0 for no finals. seed: of the
+    draw of candidates, of first weights and of the split that is fitted and judged on.
     """
 
     workspace: Workspace
@@ -60,8 +53,21 @@ class FidelityPlan:
     proxy: ProxyJob
     alone: FitSettings
     candidates: int
+    finalists: int
     seed: int
     workers: int
+
+    def fits(self, settings: FitSettings) -> AloneFits:
+        """Fits alone with these settings."""
+        proxy = self.proxy
+        job = StandAloneJob(
+            shards=proxy.shards,
+            proxy=proxy.settings,
+            fit=settings,
+            seed=self.seed,
+            device=proxy.device,
+        )
+        return AloneFits(self.workspace, job, self.data_hash, self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,7 @@ class FidelityRequest:
     workspace: Workspace
     storage_url: str | None = None
     candidates: int | None = None
+    finalists: int | None = None
     steps: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -118,6 +125,7 @@ def study_fidelity(
         ),
         alone=alone if request.steps is None else replace(alone, steps=request.steps),
         candidates=candidates if request.candidates is None else request.candidates,
+        finalists=schedule.finalists if request.finalists is None else request.finalists,
         seed=request.seed,
         workers=request.workers or (1 if device.type == "cuda" else usable_cores()),
     )
@@ -160,80 +168,58 @@ def measure_fidelity(
     say: Say = unsaid,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Fit candidates alone for longer, compare every proxy's order with theirs and write
-    `fidelity.json`. Where the search's own score is not to be trusted, also fit its front again,
-    for longer.
+    """Fit candidates alone for longer, compare every proxy's order with theirs, hold the finals and
+    write `fidelity.json`. Where the search's own score is not to be trusted, the finals are of
+    fewer networks, fitted longer still.
 
     rows: the study's completed trials.
 
     Raises:
         UserError: there are too few candidates.
     """
-    front = front_trials(rows, plan.cost)
-    chosen, alone = _fit_alone(plan, _candidates(plan, rows, front), say, progress)
+    chosen, alone = _fit_candidates(plan, rows, say, progress)
     result = rank_fidelity([_proxy_row(row) for row in chosen], alone, seed=plan.seed)
     _tell_tau(plan, result, say)
-    if result["tau"] < TRUSTED_TAU:
-        result |= _refit(plan, front, result["architectures"], say, progress)
+    finals = _finals(plan, rows, say, progress, is_trusted=result["tau"] >= TRUSTED_TAU)
     record = {
         **record_header(seed=plan.seed, data_hash=plan.data_hash),
         "study": plan.workspace.study,
         "trials": len(rows),
         "alone": asdict(plan.alone),
         **result,
+        FINALS: finals,
     }
     write_json(plan.workspace.file(FIDELITY), record)
     return record
 
 
-def _candidates(
-    plan: FidelityPlan, rows: Sequence[TrialRow], front: Sequence[TrialRow]
-) -> list[TrialRow]:
+def _fit_candidates(
+    plan: FidelityPlan, rows: Sequence[TrialRow], say: Say, progress: Progress
+) -> tuple[list[TrialRow], list[dict[str, Any]]]:
+    """Candidates that could be fitted, and what their fits gave."""
     by_number = {row.trial: row for row in rows}
-    on_front = [row.trial for row in front]
+    on_front = [row.trial for row in front_trials(rows, plan.cost)]
     others = sorted(by_number.keys() - set(on_front))
     chosen = choose_candidates(on_front, others, count=plan.candidates, seed=plan.seed)
-    return [by_number[number] for number in chosen]
+    candidates = [by_number[number] for number in chosen]
+    scores = plan.fits(plan.alone).scores(candidates, label="fit alone", progress=progress)
+    return _finite(candidates, scores, "rank fidelity", say)
+
+
+def _finite(
+    rows: Sequence[TrialRow], scores: Sequence[dict[str, Any]], what: str, say: Say
+) -> tuple[list[TrialRow], list[dict[str, Any]]]:
+    """Those whose fits did not diverge; the others are named."""
+    fitted = [i for i, one in enumerate(scores) if math.isfinite(one["ap"])]
+    if len(fitted) < len(rows):
+        lost = ", ".join(str(row.trial) for i, row in enumerate(rows) if i not in fitted)
+        say(f"{what}: without trials {lost}, whose loss was not finite when fitted alone")
+    return [rows[i] for i in fitted], [scores[i] for i in fitted]
 
 
 def _proxy_row(row: TrialRow) -> dict[str, Any]:
     facts = {name: getattr(row, name) for name in ("trial", "key", "macs", "params")}
     return {**facts, **row.scores}
-
-
-def _fit_alone(
-    plan: FidelityPlan, candidates: Sequence[TrialRow], say: Say, progress: Progress
-) -> tuple[list[TrialRow], list[dict[str, Any]]]:
-    """The candidates that could be fitted, and what their fits gave."""
-    proxy = plan.proxy
-    job = StandAloneJob(
-        shards=proxy.shards,
-        proxy=proxy.settings,
-        fit=plan.alone,
-        seed=plan.seed,
-        device=proxy.device,
-    )
-    make = partial(StandAloneEvaluator, job)
-    scores = _evaluate(make, candidates, workers=plan.workers, label="fit alone", progress=progress)
-    fitted = [i for i, one in enumerate(scores) if math.isfinite(one["ap"])]
-    if len(fitted) < len(candidates):
-        lost = ", ".join(str(row.trial) for i, row in enumerate(candidates) if i not in fitted)
-        say(f"rank fidelity: without trials {lost}, whose loss was not finite when fitted alone")
-    return [candidates[i] for i in fitted], [scores[i] for i in fitted]
-
-
-def _evaluate(
-    make: MakeEvaluate, rows: Sequence[TrialRow], *, workers: int, label: str, progress: Progress
-) -> list[dict[str, Any]]:
-    """The scores of every trial's architecture, in order."""
-    with local_workers(make, processes=min(workers, len(rows))) as pool:
-        for row in rows:
-            pool.submit(Architecture.from_key(row.key), row.trial)
-        scores = []
-        for row in rows:
-            scores.append(dict(pool.result(row.trial)))
-            progress(label, len(scores), len(rows))
-    return scores
 
 
 def _tell_tau(plan: FidelityPlan, result: dict[str, Any], say: Say) -> None:
@@ -245,58 +231,42 @@ def _tell_tau(plan: FidelityPlan, result: dict[str, Any], say: Say) -> None:
     )
 
 
-def _refit(
+def _finals(
     plan: FidelityPlan,
-    front: Sequence[TrialRow],
-    alone: Sequence[dict[str, Any]],
+    rows: Sequence[TrialRow],
     say: Say,
     progress: Progress,
-) -> dict[str, Any]:
-    """Judge networks of the front anew, by a longer proxy fit.
-
-    `refit`: their rows, best first; `refit_ap` is None where the loss was not finite. `refit_tau`
-    and its interval: of the new AP with that of the fits alone, where enough networks have both.
-    """
-    settings = plan.proxy.settings
-    steps = LONGER * settings.fit.steps
-    rows = [front[i] for i in spread(range(len(front)), MOST_REFITS)]
+    *,
+    is_trusted: bool,
+) -> dict[str, Any] | None:
+    """The networks nearest the front, fitted alone: `steps`, and `networks` as rows."""
+    if not plan.finalists:
+        return None
+    settings, count = plan.alone, plan.finalists
+    if not is_trusted:
+        settings = replace(settings, steps=LONGER * settings.steps)
+        count = max(1, count // LONGER)
+        say(
+            f"tau is under {TRUSTED_TAU}: the order of trials is not to be trusted; the finals "
+            f"have fits {LONGER} times as long, of fewer networks. For better trials, search with "
+            f"--proxy-steps {LONGER * plan.proxy.settings.fit.steps} and another --study name"
+        )
+    nearest = nearest_front(points_of(rows, plan.cost), count)
+    finalists = [rows[i] for i in sorted(nearest)]
+    scores = plan.fits(settings).scores(finalists, label="finals", progress=progress)
+    finalists, scores = _finite(finalists, scores, FINALS, say)
     say(
-        f"tau is under {TRUSTED_TAU}: the order of this front is not to be trusted; {len(rows)} "
-        f"of its {len(front)} networks are fitted again, for {steps} steps"
+        f"{FINALS}: {len(finalists)} networks at and next to the front fitted alone for "
+        f"{settings.steps} steps; their AP makes the front"
     )
-    longer = replace(settings, fit=replace(settings.fit, steps=steps), early_stopping=False)
-    make = partial(ProxyEvaluator, replace(plan.proxy, settings=longer, latency_table=None))
-    scores = _evaluate(make, rows, workers=plan.workers, label="fit again", progress=progress)
-    refit = [
-        {
-            **{name: getattr(row, name) for name in ("trial", "key", "ap")},
-            "refit_ap": one["ap"] if math.isfinite(one["ap"]) else None,
-            "refit_ap_interval": one.get("ap_interval"),
-        }
-        for row, one in zip(rows, scores, strict=True)
-    ]
-    refit.sort(key=lambda row: -1.0 if row["refit_ap"] is None else row["refit_ap"], reverse=True)
-    best = ", ".join(str(row["trial"]) for row in refit[:LISTED])
-    say(
-        f"by the longer fit the best trials of the front are {best}; front.json stays as it is. "
-        f"For a better front, search with --proxy-steps {steps} and another --study name"
-    )
-    return {"refit_steps": steps, "refit": refit, **_refit_tau(refit, alone, seed=plan.seed)}
-
-
-def _refit_tau(
-    refit: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], *, seed: int
-) -> dict[str, Any]:
-    alone_ap = {row["trial"]: row["alone_ap"] for row in alone}
-    both = [
-        (row["refit_ap"], alone_ap[row["trial"]])
-        for row in refit
-        if row["trial"] in alone_ap and row["refit_ap"] is not None
-    ]
-    if len(both) < FEWEST_CANDIDATES:
-        return {}
-    tau, interval = kendall_tau(*zip(*both, strict=True), seed=seed)
-    return {"refit_tau": tau, "refit_tau_interval": list(interval)}
+    return {
+        "steps": settings.steps,
+        "networks": [
+            {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
+            | {name: one[name] for name in FINAL_SCORES if name in one}
+            for row, one in zip(finalists, scores, strict=True)
+        ],
+    }
 
 
 PROXY_COLUMNS = ("proxy", "tau", "90 % interval")

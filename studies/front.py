@@ -1,7 +1,12 @@
-"""The Pareto front of a study, with what is known of each of its networks."""
+"""The Pareto front of a study, with what is known of each of its networks.
+
+While a study is searched its front is that of the trials. Its finals, once they are held, put the
+AP of longer fits alone in the place of the trials': then the front is that of the finalists.
+"""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,46 @@ from nas.pareto import Point, extremes, knee, pareto_front
 from studies.settings import OBJECTIVES
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
+
+FIDELITY = "fidelity.json"
+"""What `studies.fidelity_stage` writes."""
+
+FINALS = "finals"
+FINAL_SCORES = ("ap", "ap_interval", "smooth_ap")
+"""What a fit alone has in the place of a trial's."""
+
+
+def finals_of(workspace: Workspace, rows: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """What `fidelity.json` says of the finals; None before them, and when trials came after them.
+
+    rows: the study's completed trials.
+    """
+    path = workspace.file(FIDELITY)
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    finals: dict[str, Any] | None = record.get(FINALS)
+    return finals if finals and finals["networks"] and record["trials"] == len(rows) else None
+
+
+def finalists(workspace: Workspace, rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The trials of the finals, with the AP of their fits alone; `trial_ap` is their trial's.
+
+    All rows as they are where there were no finals.
+    """
+    finals = finals_of(workspace, rows)
+    if finals is None:
+        return list(rows)
+    by_number = {row.trial: row for row in rows}
+    return [
+        replace(
+            by_number[one["trial"]],
+            ap=one["ap"],
+            scores={
+                **by_number[one["trial"]].scores,
+                **{name: one[name] for name in ("trial_ap", *FINAL_SCORES) if name in one},
+            },
+        )
+        for one in finals["networks"]
+    ]
 
 
 def points_of(rows: Sequence[TrialRow], objective: str) -> list[Point]:
@@ -36,12 +81,14 @@ def front_rows(
 ) -> list[dict[str, Any]]:
     """The front as plain rows, cheapest first, with what retraining, export and benchmark gave.
 
+    rows: the study's completed trials. `ap` is that of the finals where there were any, and
+    `trial_ap` then that of the trial.
     `retrained_ap`, `onnx` (path) and `latency_ms` (p50, one thread, at the deployment size, on
     the machine of the benchmark) are there once they are known. In a study that lowers latency,
     `latency_ms` is what was lowered, the sum of the study's table, and the benchmark's is
     `measured_latency_ms`. `role` names the knee and the extremes.
     """
-    front = front_trials(rows, objective)
+    front = front_trials(finalists(workspace, rows), objective)
     roles = _roles(front, objective)
     return [
         {
@@ -49,6 +96,7 @@ def front_rows(
             "key": row.key,
             "role": roles.get(row.trial),
             "ap": row.ap,
+            **{name: row.scores[name] for name in ("trial_ap",) if name in row.scores},
             "params": row.params,
             "macs": row.macs,
             "peak_bytes": row.peak_bytes,

@@ -37,8 +37,15 @@ from studies.chosen import RetrainRequest, export_network, measure_network, retr
 from studies.dashboard import note_on_study, note_on_trial, study_note
 from studies.early_stopping import StoppingReport, stopping_report
 from studies.executors import local_workers
-from studies.fidelity_stage import FIDELITY, FidelityPlan, measure_fidelity
-from studies.front import choose_to_retrain, front_rows, front_trials
+from studies.fidelity_stage import FidelityPlan, measure_fidelity
+from studies.front import (
+    FIDELITY,
+    choose_to_retrain,
+    finalists,
+    finals_of,
+    front_rows,
+    front_trials,
+)
 from studies.preparation import prepare_source
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
@@ -365,7 +372,7 @@ class _Job:
 
     def _write_front(self, rows: Sequence[TrialRow], shards: ShardSet) -> list[dict[str, Any]]:
         front = front_rows(self.workspace, rows, self._cost)
-        stopping = self._stopping()
+        stopping, finals = self._stopping(), finals_of(self.workspace, rows)
         write_json(
             self.workspace.file("front.json"),
             {
@@ -375,6 +382,7 @@ class _Job:
                 "trials": len(rows),
                 "data": shards.manifest["source"],
                 "early_stopping": None if stopping is None else stopping.to_json(),
+                "finals": None if finals is None else {"steps": finals["steps"]},
                 "front": front,
             },
         )
@@ -385,7 +393,7 @@ class _Job:
         return OBJECTIVES[self.request.objective]
 
     def _fidelity(self, rows: Sequence[TrialRow], job: ProxyJob, shards: ShardSet) -> None:
-        """Fit a few candidates alone for longer, and say how far the proxy's order agrees."""
+        """Fit networks alone for longer: to say how far trials agree with them, and as finals."""
         if len(rows) < FEWEST_CANDIDATES:
             self.say(f"rank fidelity: not measured, fewer than {FEWEST_CANDIDATES} trials")
             return
@@ -400,6 +408,7 @@ class _Job:
             proxy=job,
             alone=self.schedule.alone,
             candidates=self.schedule.fidelity_candidates,
+            finalists=self.schedule.finalists,
             seed=self.request.seed,
             workers=self.workers,
         )
@@ -414,7 +423,8 @@ class _Job:
             why = "CUDA is there" if choice == "roles" else "on a CPU; --retrain N takes more"
             what = "knee and extremes" if choice == "roles" else "the knee alone"
             self.say(f"retraining: {what}: {why}")
-        chosen = choose_to_retrain(front_trials(rows, self._cost), self._cost, choice)
+        front = front_trials(finalists(self.workspace, rows), self._cost)
+        chosen = choose_to_retrain(front, self._cost, choice)
         if chosen and self.device.type == "cpu":
             origin = "" if supernet is None else " from the supernet's weights"
             self.say(

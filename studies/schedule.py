@@ -25,8 +25,10 @@ LONGER_ON_REAL = 1.5
 class Schedule:
     """The lengths of all stages of one search; frozen with the study.
 
-    synthetic_images: drawn when there is no data set. fidelity_candidates: fitted alone with
-    `alone` after the search. retrain: the full-size training of a chosen network.
+    synthetic_images: drawn when there is no data set. fidelity_candidates, finalists: fitted alone
+    with `alone` after the search, the first to measure how far trials can be believed, the others,
+    the networks nearest the front, to make the front that is shown; no finalists: trials make it.
+    retrain: the full-size training of a chosen network.
     """
 
     synthetic_images: int
@@ -35,6 +37,7 @@ class Schedule:
     fidelity_candidates: int
     alone: FitSettings
     retrain: FitSettings
+    finalists: int = 0
 
     def with_steps(
         self, *, supernet: int | None, proxy: int | None, retrain: int | None
@@ -102,6 +105,7 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=SHORT_FIT_BATCH),
         retrain=retrain_settings(size, cuda=cuda),
+        finalists=between(4, 24),
     )
 
 

@@ -8,7 +8,7 @@ from data.progress import Progress, silent
 from nas.report import ReportData, write_report
 from objectives.latency_table import load_latency_table
 from studies.early_stopping import stopping_report
-from studies.front import cost_name, front_rows
+from studies.front import cost_name, finals_of, front_rows
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
 from studies.storage import SETTINGS, completed_trials, load_study
@@ -56,6 +56,7 @@ def write_study_report(
             for row in rows
         ],
         front=front,
+        finals=_finals_line(finals_of(workspace, rows)),
         cost=cost,
         hypervolume=hypervolume,
         retrained=retrained,
@@ -108,6 +109,16 @@ def _latency_table(path: Path) -> dict[str, Any]:
         "layers": len(table.entries),
         "error": table.error.text if table.error else "not known: no network was measured whole",
     }
+
+
+def _finals_line(finals: dict[str, Any] | None) -> str | None:
+    """What the AP of the front is."""
+    if finals is None:
+        return None
+    return (
+        f"the front is that of {len(finals['networks'])} networks fitted alone for "
+        f"{finals['steps']} steps, and shows their AP; other trials have that of their short fits"
+    )
 
 
 def _fidelity(result: dict[str, Any]) -> dict[str, Any]:

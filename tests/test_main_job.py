@@ -90,6 +90,9 @@ def test_each_stage_leaves_its_file(done: tuple[JobRequest, Rows, list[str]]) ->
     fidelity = json.loads(workspace.file("fidelity.json").read_text())
     assert -1 <= fidelity["tau"] <= 1
     assert len(fidelity["architectures"]) == 4
+    assert record["finals"] == {"steps": fidelity["finals"]["steps"]}
+    final = {one["trial"]: one["ap"] for one in fidelity["finals"]["networks"]}
+    assert [row["ap"] for row in rows] == [final[row["trial"]] for row in rows]
     assert len(json.loads(workspace.file("hypervolume.json").read_text())["measured"]) == 4
     assert any(line.startswith("hypervolume: ") for line in said)
     report = workspace.file("report.html").read_text()

@@ -6,7 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from nas.pareto import Point, anytime_hypervolume, extremes, hypervolume, knee, pareto_front
+from nas.pareto import (
+    Point,
+    anytime_hypervolume,
+    extremes,
+    hypervolume,
+    knee,
+    nearest_front,
+    pareto_front,
+    spread,
+)
 
 
 def random_points(seed: int, count: int = 40) -> list[Point]:
@@ -27,6 +36,28 @@ def test_the_front_is_exactly_the_unbeaten_points(seed: int) -> None:
     assert {points[i] for i in front} == unbeaten
     assert len(front) == len(unbeaten), "of equal points one stays"
     assert all(points.index(points[i]) == i for i in front), "and it is the first"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_the_front_is_one_front_after_another(seed: int) -> None:
+    points = random_points(seed)
+    first = pareto_front(points)
+    others = [i for i in range(len(points)) if i not in first]
+    second = [others[i] for i in pareto_front([points[i] for i in others])]
+    assert nearest_front(points, len(first)) == first
+    assert nearest_front(points, len(first) + len(second)) == [*first, *second]
+    assert nearest_front(points, len(first) + 2) == [*first, second[0], second[-1]]
+    assert sorted(nearest_front(points, 99)) == list(range(len(points)))
+    assert nearest_front(points, 0) == nearest_front([], 3) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"),
+    [(0, []), (1, [0]), (2, [0, 9]), (3, [0, 4, 9]), (9, [0, 1, 2, 3, 4, 6, 7, 8, 9])],
+)
+def test_spread_items_lie_at_even_distances(count: int, taken: list[int]) -> None:
+    assert spread(range(10), count) == taken
+    assert spread(range(2), 5) == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(10))

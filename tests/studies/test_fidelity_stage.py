@@ -12,7 +12,7 @@ import pytest
 
 from data.errors import UserError
 from nas.fidelity import StandAloneJob
-from nas.proxy import ProxyJob, ProxySettings
+from nas.proxy import ProxySettings
 from nas.stop_rule import StopRule
 from nas.weights import save_weights
 from objectives.zero_cost import ZERO_COST_SCORES
@@ -32,7 +32,7 @@ from studies.front import read_front
 from studies.schedule import schedule_for
 from studies.search import run_search
 from studies.settings import JSON, StudySettings
-from studies.storage import completed_trials, load_study, open_study
+from studies.storage import SETTINGS, completed_trials, load_study, open_study
 from studies.workspace import Workspace
 from tests.studies.toy import toy_cost, toy_scores, toy_search, toy_settings
 from tests.tiny_training import FIT, tiny_shards
@@ -40,6 +40,8 @@ from tests.tiny_training import FIT, tiny_shards
 SUPERNET = "tiny"
 TRIALS = 8
 Scores = Mapping[str, Any]
+Fitted = tuple[int, int]
+"""Trial and steps."""
 
 
 def stage_settings(data_hash: str) -> StudySettings:
@@ -48,6 +50,7 @@ def stage_settings(data_hash: str) -> StudySettings:
         proxy=ProxySettings(fit=replace(FIT, steps=1), recalibration_images=4, held_out_images=6),
         alone=replace(FIT, steps=1),
         fidelity_candidates=5,
+        finalists=4,
     )
     stages: dict[str, JSON] = {"schedule": schedule.to_json(), "supernet": SUPERNET}
     return replace(toy_settings(), data=data_hash, stages=stages)
@@ -97,32 +100,20 @@ def request_(request_of: Callable[[str], FidelityRequest]) -> FidelityRequest:
     return request_of("toy")
 
 
-def fit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]) -> list[int]:
-    """Let fits alone take no time and score by the trial's number; the trials that were fitted."""
-    fitted: list[int] = []
+def fit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]) -> list[Fitted]:
+    """Let fits alone take no time and score by the trial's number; what was fitted."""
+    fitted: list[Fitted] = []
 
-    def make(_job: StandAloneJob) -> Callable[[Architecture, int, StopRule], Scores]:
+    def make(job: StandAloneJob) -> Callable[[Architecture, int, StopRule], Scores]:
         def evaluate(_architecture: Architecture, trial: int, _rule: StopRule) -> Scores:
-            fitted.append(trial)
+            fitted.append((trial, job.fit.steps))
             ap = ap_of(trial)
-            return {"ap": ap, "ap_interval": [ap, ap], "zen": -ap}
+            return {"ap": ap, "ap_interval": [0.0, 1.0], "zen": 0.0 if math.isnan(ap) else -ap}
 
         return evaluate
 
-    monkeypatch.setattr("studies.fidelity_stage.StandAloneEvaluator", make)
+    monkeypatch.setattr("studies.alone_fits.StandAloneEvaluator", make)
     return fitted
-
-
-def refit_by_rule(monkeypatch: pytest.MonkeyPatch, ap_of: Callable[[int], float]) -> list[ProxyJob]:
-    """The same for the longer proxy fits; the jobs they were given."""
-    jobs: list[ProxyJob] = []
-
-    def make(job: ProxyJob) -> Callable[[Architecture, int, StopRule], Scores]:
-        jobs.append(job)
-        return lambda _architecture, trial, _rule: {"ap": ap_of(trial), "ap_interval": [0.0, 1.0]}
-
-    monkeypatch.setattr("studies.fidelity_stage.ProxyEvaluator", make)
-    return jobs
 
 
 def search_scores(request: FidelityRequest) -> dict[int, float]:
@@ -130,14 +121,24 @@ def search_scores(request: FidelityRequest) -> dict[int, float]:
     return {row.trial: row.ap for row in completed_trials(study)}
 
 
+def networks_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    networks: list[dict[str, Any]] = record["finals"]["networks"]
+    return networks
+
+
+def request_settings(request: FidelityRequest) -> StudySettings:
+    """Those that the study of a request was made with."""
+    study = load_study(request.workspace.study, request.workspace.storage_url)
+    return stage_settings(study.user_attrs[SETTINGS]["data"])
+
+
 def front_of(request: FidelityRequest) -> list[int]:
     return [row["trial"] for row in read_front(request.workspace, None)]
 
 
 def test_real_fits_end_in_a_file_with_every_network_and_every_proxy(
-    request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
+    request_: FidelityRequest,
 ) -> None:
-    monkeypatch.setattr("studies.fidelity_stage.TRUSTED_TAU", 2.0)  # the longer fit as well
     seen: list[tuple[str, int, int]] = []
     record = study_fidelity(request_, progress=lambda *step: seen.append(step))
     assert json.loads(request_.target.read_text()) == record
@@ -149,96 +150,116 @@ def test_real_fits_end_in_a_file_with_every_network_and_every_proxy(
     assert len(record["architectures"]) == 5
     assert (record["trials"], record["alone"]["steps"]) == (TRIALS, 1)
     assert sorted(record["reranked"]) == sorted(row["trial"] for row in record["architectures"])
-    assert {row["trial"] for row in record["refit"]} == set(front_of(request_))
+    assert all({"ap", "ap_interval", "trial_ap"} <= one.keys() for one in networks_of(record))
     assert ("fit alone", 5, 5) in seen
-    assert ("fit again", len(record["refit"]), len(record["refit"])) in seen
+    assert ("finals", len(networks_of(record)), len(networks_of(record))) in seen
 
 
 def test_a_proxy_in_the_order_of_the_fits_alone_is_trusted(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = search_scores(request_)
-    fitted = fit_by_rule(monkeypatch, lambda trial: 2 * scores[trial])
+    fit_by_rule(monkeypatch, lambda trial: 2 * scores[trial])
     said: list[str] = []
     record = study_fidelity(request_, say=said.append)
     assert record["tau"] == pytest.approx(1)
     assert record["proxies"]["zen"]["tau"] == pytest.approx(-1)
-    assert record["reranked"] == sorted(fitted, key=lambda trial: -scores[trial])
-    assert not record.keys() & {"refit", "refit_tau"}
+    candidates = [row["trial"] for row in record["architectures"]]
+    assert record["reranked"] == sorted(candidates, key=lambda trial: -scores[trial])
+    assert record["finals"]["steps"] == 1
     assert any("Kendall's tau 1.00" in line and "5 networks" in line for line in said)
+    assert any(line.startswith("finals: 4 networks") and "for 1 steps" in line for line in said)
     assert not any("trusted" in line for line in said)
 
 
-def test_a_front_that_is_not_to_be_trusted_is_fitted_again_for_longer(
+def test_finals_make_the_front_until_trials_come_after_them(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores, front = search_scores(request_), front_of(request_)
-    fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
-    jobs = refit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
+    scores, before = search_scores(request_), front_of(request_)
+    fit_by_rule(monkeypatch, lambda trial: 2 * scores[trial] if trial != before[1] else 0.0)
+    study_fidelity(replace(request_, finalists=len(before)))
+    rows = read_front(request_.workspace, None)
+    assert [row["trial"] for row in rows] == [n for n in before if n != before[1]]
+    assert [row["ap"] for row in rows] == [2 * scores[row["trial"]] for row in rows]
+    assert [row["trial_ap"] for row in rows] == [scores[row["trial"]] for row in rows]
+    assert all(row["ap_interval"] == [0.0, 1.0] for row in rows)
+    search_toys(request_.workspace, request_settings(request_), budget=TRIALS + 1)
+    assert set(before) & set(front_of(request_))
+    assert all("trial_ap" not in row for row in read_front(request_.workspace, None))
+
+
+def test_where_trials_are_not_to_be_trusted_the_finals_are_longer_and_fewer(
+    request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = search_scores(request_)
+    fitted = fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
     said: list[str] = []
     record = study_fidelity(request_, say=said.append)
     assert record["tau"] == pytest.approx(-1)
-    assert [job.settings.fit.steps for job in jobs] == [3]
-    assert record["refit_steps"] == 3
-    worst_first = sorted(front, key=lambda trial: scores[trial])
-    assert [row["trial"] for row in record["refit"]] == worst_first
-    assert all(row["ap"] == pytest.approx(1 - row["refit_ap"]) for row in record["refit"])
-    assert any("tau is under 0.4" in line and "for 3 steps" in line for line in said)
-    assert any("--proxy-steps 3" in line for line in said)
+    assert record["finals"]["steps"] == 2
+    finals = [one["trial"] for one in networks_of(record)]
+    assert len(finals) == 2
+    assert sorted(fitted[-2:]) == sorted((trial, 2) for trial in finals)
+    assert any("tau is under 0.4" in line and "--proxy-steps 2" in line for line in said)
 
 
-def test_the_longer_fit_has_a_tau_of_its_own_where_enough_networks_have_both(
+def test_without_finalists_the_front_stays_that_of_the_trials(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores, front = search_scores(request_), front_of(request_)
-    fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
-    refit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
-    everything = study_fidelity(replace(request_, candidates=TRIALS))
-    assert len(front) >= 4
-    assert everything["refit_tau"] == pytest.approx(1)
-    assert "refit_tau" not in study_fidelity(replace(request_, candidates=4))
+    fit_by_rule(monkeypatch, lambda trial: trial / 10)
+    before = read_front(request_.workspace, None)
+    record = study_fidelity(replace(request_, finalists=0))
+    assert record["finals"] is None
+    assert read_front(request_.workspace, None) == before
 
 
-def test_only_so_many_networks_of_a_front_are_fitted_again(
+def test_what_is_fitted_alone_is_kept_and_none_is_fitted_twice(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studies.fidelity_stage.MOST_REFITS", 2)
-    scores, front = search_scores(request_), front_of(request_)
-    fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
-    refit_by_rule(monkeypatch, lambda _trial: 0.5)
-    refit = study_fidelity(request_)["refit"]
-    assert {row["trial"] for row in refit} == {front[0], front[-1]}
+    scores = search_scores(request_)
+
+    def stopped_at_the_third(trial: int) -> float:
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        return scores[trial]
+
+    fitted = fit_by_rule(monkeypatch, stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        study_fidelity(replace(request_, finalists=TRIALS))
+    again = fit_by_rule(monkeypatch, lambda trial: scores[trial])
+    study_fidelity(replace(request_, finalists=TRIALS))
+    assert len(fitted) == 3
+    assert sorted([*fitted[:2], *again]) == [(trial, 1) for trial in range(TRIALS)]
+    study_fidelity(replace(request_, steps=7, finalists=0))
+    assert {steps for _, steps in again[TRIALS - 2 :]} == {7}
 
 
 def test_fits_that_diverge_are_left_out_and_said(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores, front = search_scores(request_), front_of(request_)
-    fit_by_rule(monkeypatch, lambda n: math.nan if n == front[0] else 1 - scores[n])
-    refit_by_rule(monkeypatch, lambda n: math.nan if n == front[0] else scores[n])
+    fit_by_rule(monkeypatch, lambda n: math.nan if n == front[0] else scores[n])
     said: list[str] = []
-    record = study_fidelity(request_, say=said.append)
+    record = study_fidelity(replace(request_, finalists=TRIALS), say=said.append)
     assert len(record["architectures"]) == 4
-    assert any(f"without trials {front[0]}, whose loss" in line for line in said)
-    worst = record["refit"][-1]
-    assert (worst["trial"], worst["refit_ap"]) == (front[0], None)
+    assert [one["trial"] for one in networks_of(record)] == sorted({*scores} - {front[0]})
+    for what in ("rank fidelity", "finals"):
+        assert any(line.startswith(f"{what}: without trials {front[0]}, whose") for line in said)
     fit_by_rule(monkeypatch, lambda _trial: math.nan)
     with pytest.raises(UserError, match="at least 4 candidates, got 0"):
-        study_fidelity(request_)
+        study_fidelity(replace(request_, seed=1))
 
 
 def test_what_is_asked_for_goes_before_the_schedule_and_the_seed_draws(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = fit_by_rule(monkeypatch, lambda trial: trial / 10)
-    refit_by_rule(monkeypatch, lambda _trial: 0.5)
-    record = study_fidelity(replace(request_, candidates=4, steps=7, seed=3))
+    record = study_fidelity(replace(request_, candidates=4, finalists=0, steps=7, seed=3))
     assert (len(fitted), record["alone"]["steps"], record["seed"]) == (4, 7, 3)
     draws = set()
     for seed in range(6):
-        fitted.clear()
-        study_fidelity(replace(request_, candidates=4, seed=seed))
-        draws.add(tuple(fitted))
+        record = study_fidelity(replace(request_, candidates=4, finalists=0, seed=seed))
+        draws.add(tuple(row["trial"] for row in record["architectures"]))
     assert len(draws) > 1
 
 

@@ -12,7 +12,7 @@ from search_spaces.architecture import Architecture
 from studies.executors import InProcess, Workers, local_workers
 from studies.front import read_front
 from studies.search import run_search
-from studies.storage import Score
+from studies.storage import Score, completed_trials, load_study
 from studies.study_report import write_study_report
 from studies.workspace import Workspace
 from tests.objectives.made_up_table import made_up_table
@@ -73,6 +73,22 @@ def test_what_the_stages_wrote_is_in_the_report(workspace: Workspace) -> None:
     text = report_of(workspace)
     for fact in ("777", "drawn pictures", "0.432", "stage of the test", "abcdef123"):
         assert fact in text
+
+
+def test_finals_are_reported_as_what_the_front_is_made_of(workspace: Workspace) -> None:
+    (first, *others) = read_front(workspace, None)
+    study = load_study(workspace.study, workspace.storage_url)
+    network = {"trial": first["trial"], "key": first["key"], "trial_ap": first["ap"], "ap": 0.8765}
+    finals = {"steps": 77, "networks": [network]}
+    some = {"tau": 0.5, "tau_interval": [0, 1], "architectures": [], "proxies": {}}
+    record = {**some, "alone": {"steps": 1}, "trials": len(completed_trials(study))}
+    write(workspace.file("fidelity.json"), {**record, "finals": finals})
+    text = report_of(workspace)
+    assert "The front is that of 1 networks fitted alone for 77 steps" in text
+    assert "0.876" in text or "0.877" in text
+    assert others
+    write(workspace.file("fidelity.json"), {**record, "finals": None})
+    assert "The front is that of" not in report_of(workspace)
 
 
 def test_a_timed_study_is_reported(tmp_path: Path) -> None:
