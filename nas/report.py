@@ -200,7 +200,8 @@ def _latency_section(table: Mapping[str, Any]) -> str:
 def _figures(data: ReportData) -> dict[str, Any]:
     """What the page's script draws."""
     retrained = {row["trial"] for row in data.retrained}
-    in_front = {row["trial"] for row in data.front}
+    has_finals = data.finals is not None
+    drawn_as_front = set() if has_finals else {row["trial"] for row in data.front}
 
     def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
         return {
@@ -213,7 +214,12 @@ def _figures(data: ReportData) -> dict[str, Any]:
     front = sorted(data.front, key=lambda row: row[data.cost])
     return {
         "cost_title": COST_TITLES.get(data.cost, data.cost),
-        "trials": columns([row for row in data.trials if row["trial"] not in in_front]),
+        "ap_title": "AP at IoU 0.5" if has_finals else "AP at IoU 0.5, proxy",
+        "names": {
+            "trials": "trials, short fits" if has_finals else "trials",
+            "front": "front, longer fits alone" if has_finals else "front",
+        },
+        "trials": columns([row for row in data.trials if row["trial"] not in drawn_as_front]),
         "front": columns(front),
         "retrained": columns([row for row in front if row["trial"] in retrained]),
         "history": _history(data) if data.trials else None,

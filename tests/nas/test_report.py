@@ -98,6 +98,16 @@ def test_front_and_trials_are_drawn_once_each(full: tuple[str, dict[str, Any]]) 
     assert "AP 0.500" in figures["retrained"]["text"][0]
 
 
+def test_trials_are_drawn_beside_a_front_of_finals(
+    full: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    page, figures = page_of(replace(FULL, finals="the front is that of longer fits"), tmp_path)
+    assert "<p>The front is that of longer fits.</p>" in page
+    assert figures["trials"]["trial"] == [row["trial"] for row in TRIALS]
+    assert "alone" in figures["names"]["front"]
+    assert full[1]["names"] == {"trials": "trials", "front": "front"}
+
+
 def test_history_is_in_trial_order_and_never_falls(full: tuple[str, dict[str, Any]]) -> None:
     history = full[1]["history"]
     assert history["trial"] == [0, 1, 2]
