@@ -43,8 +43,8 @@ class FidelityPlan:
 
     cost: name of the value that the study lowers. data_hash: of its shards. proxy: how its trials
     were judged. alone: the longer fit from scratch. candidates: how many get it to be compared.
-    finalists: how many, nearest the front, get it in the finals; 0 for no finals. seed: of the
-    draw of candidates, of first weights and of the split that is fitted and judged on.
+    finalists: how many, nearest the front, get it in the finals; 0 or None for no finals. seed: of
+    the draw of candidates, of first weights and of the split that is fitted and judged on.
     """
 
     workspace: Workspace
@@ -53,7 +53,7 @@ class FidelityPlan:
     proxy: ProxyJob
     alone: FitSettings
     candidates: int
-    finalists: int
+    finalists: int | None
     seed: int
     workers: int
 

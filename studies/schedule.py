@@ -27,8 +27,8 @@ class Schedule:
 
     synthetic_images: drawn when there is no data set. fidelity_candidates, finalists: fitted alone
     with `alone` after the search, the first to measure how far trials can be believed, the others,
-    the networks nearest the front, to make the front that is shown; no finalists: trials make it.
-    retrain: the full-size training of a chosen network.
+    the networks nearest the front, to make the front that is shown; None, as in studies older than
+    finals: trials make it. retrain: the full-size training of a chosen network.
     """
 
     synthetic_images: int
@@ -37,7 +37,7 @@ class Schedule:
     fidelity_candidates: int
     alone: FitSettings
     retrain: FitSettings
-    finalists: int = 0
+    finalists: int | None = None
 
     def with_steps(
         self, *, supernet: int | None, proxy: int | None, retrain: int | None

@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from studies.schedule import FULL_BUDGET, SMALL_BUDGET, schedule_for, schedule_from_json
+from studies.settings import require_same
+from tests.studies.toy import toy_settings
 
 BUDGETS = (1, SMALL_BUDGET, 11, 60, 100, FULL_BUDGET, 10_000)
 
@@ -66,3 +68,12 @@ def test_replaced_steps_replace_nothing_else() -> None:
         retrain=schedule.retrain.steps,
     )
     assert asdict(back) == asdict(schedule)
+
+
+def test_a_study_from_before_there_were_finals_goes_on_without() -> None:
+    old = schedule_for(60, cuda=False).to_json()
+    del old["finalists"]
+    read = schedule_from_json(old)
+    assert read.finalists is None
+    wanted = replace(toy_settings(), stages={"schedule": read.to_json()})
+    require_same("old", saved={**wanted.to_json(), "stages": {"schedule": old}}, wanted=wanted)
