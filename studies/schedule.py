@@ -20,6 +20,9 @@ each teach most (docs/results/fit_speed.json)."""
 LONGER_ON_REAL = 1.5
 """Real faces are learned more slowly than drawn ones, larger networks most of all."""
 
+FINALISTS, FINALISTS_ON_DRAWN = 24, 8
+"""At the full budget. A front of drawn faces serves to try things out, in half an hour."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -83,7 +86,8 @@ class Schedule:
 def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
     """The schedule that goes with a number of trials.
 
-    real: the images are not drawn ones, and fits are LONGER_ON_REAL times as long.
+    real: the images are not drawn ones: fits are LONGER_ON_REAL times as long, and more networks
+    come to the finals.
 
     Lengths grow in proportion from SMALL_BUDGET to FULL_BUDGET trials and stay there: more
     trials then make the search longer, not its parts. On CUDA retraining is long and at 640 px;
@@ -105,7 +109,7 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=SHORT_FIT_BATCH),
         retrain=retrain_settings(size, cuda=cuda),
-        finalists=between(4, 24),
+        finalists=between(4, FINALISTS if real else FINALISTS_ON_DRAWN),
     )
 
 
