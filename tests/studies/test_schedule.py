@@ -30,11 +30,15 @@ def test_lengths_stay_at_the_ends(*, cuda: bool) -> None:
     assert schedule_for(SMALL_BUDGET, cuda=cuda) != schedule_for(FULL_BUDGET, cuda=cuda)
 
 
-def test_real_faces_get_longer_fits_and_nothing_else() -> None:
+def test_real_faces_get_longer_fits_and_larger_finals_and_nothing_else() -> None:
     drawn, real = (schedule_for(60, cuda=False, real=is_real) for is_real in (False, True))
     assert real.proxy.fit.steps > drawn.proxy.fit.steps
     assert real.alone.steps > drawn.alone.steps
-    assert replace(real, proxy=drawn.proxy, alone=drawn.alone) == drawn
+    assert real.finalists
+    assert drawn.finalists
+    assert real.finalists > drawn.finalists
+    same = {name: getattr(drawn, name) for name in ("proxy", "alone", "finalists")}
+    assert replace(real, **same) == drawn
 
 
 @pytest.mark.parametrize("real", [False, True])
