@@ -482,7 +482,8 @@ class _Job:
         self.say(f"front: {len(front)} networks in {folder / 'front.json'}")
         self.say(f"report: {folder / 'report.html'}")
         self.say(f"watch: optuna-dashboard {self.request.url}")
-        done = next((row for row in front if "onnx" in row), None)
+        by_role = sorted(front, key=lambda row: row["role"] != "knee")
+        done = next((row for row in by_role if "onnx" in row), None)
         if done is not None:
             self.say(f"next: python run_search.py detect {done['onnx']} PHOTO --output boxes.jpg")
         else:
