@@ -76,6 +76,11 @@ def front_trials(rows: Sequence[TrialRow], objective: str) -> list[TrialRow]:
     return [rows[i] for i in pareto_front(points_of(rows, objective))]
 
 
+def final_front(workspace: Workspace, rows: Sequence[TrialRow], objective: str) -> list[TrialRow]:
+    """The front that is shown: of the finalists where there were finals, else of the trials."""
+    return front_trials(finalists(workspace, rows), objective)
+
+
 def front_rows(
     workspace: Workspace, rows: Sequence[TrialRow], objective: str
 ) -> list[dict[str, Any]]:
@@ -88,7 +93,7 @@ def front_rows(
     `latency_ms` is what was lowered, the sum of the study's table, and the benchmark's is
     `measured_latency_ms`. `role` names the knee and the extremes.
     """
-    front = front_trials(finalists(workspace, rows), objective)
+    front = final_front(workspace, rows, objective)
     roles = _roles(front, objective)
     return [
         {

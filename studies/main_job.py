@@ -41,10 +41,9 @@ from studies.fidelity_stage import FidelityPlan, measure_fidelity
 from studies.front import (
     FIDELITY,
     choose_to_retrain,
-    finalists,
+    final_front,
     finals_of,
     front_rows,
-    front_trials,
 )
 from studies.preparation import prepare_source
 from studies.say import Say, unsaid
@@ -423,7 +422,7 @@ class _Job:
             why = "CUDA is there" if choice == "roles" else "on a CPU; --retrain N takes more"
             what = "knee and extremes" if choice == "roles" else "the knee alone"
             self.say(f"retraining: {what}: {why}")
-        front = front_trials(finalists(self.workspace, rows), self._cost)
+        front = final_front(self.workspace, rows, self._cost)
         chosen = choose_to_retrain(front, self._cost, choice)
         if chosen and self.device.type == "cpu":
             origin = "" if supernet is None else " from the supernet's weights"
