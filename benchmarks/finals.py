@@ -1,0 +1,152 @@
+"""Two searches of the same data compared by their finals: what share of a box each front dominates.
+
+Run from the repository's root:
+python -m benchmarks.finals STUDY OTHER [--max-macs 1G] [--write docs/results/finals.json]
+STUDY and OTHER are folders with a `fidelity.json`, such as runs/wider or docs/results/wider. The
+box spans the logarithm of MACs from the least of all finalists to --max-macs, and AP from 0 to 1.
+Every AP is uncertain by the crops that it was measured on; drawn anew from their 90 % intervals
+for each of --draws, they give that of the difference. (Both searches used the same crops, so what
+is common to all networks cancels and the interval is rather too wide.)
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from data.errors import UserError
+from data.files import write_json
+from data.quantities import parse_quantity
+from nas.pareto import hypervolume
+from nas.records import record_header
+from objectives.cost import architecture_cost
+from objectives.limits import Limits
+from search_spaces.architecture import Architecture
+from studies.front import FIDELITY, FINALS
+
+INTERVAL = (0.05, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Finals:
+    """Networks that a search ended with, fitted alone for `steps` steps.
+
+    deviations: standard deviations of `aps`. made_of: what two searches must agree in.
+    """
+
+    study: str
+    macs: Sequence[int]
+    aps: Sequence[float]
+    deviations: Sequence[float]
+    made_of: dict[str, Any]
+
+    def area(self, box: tuple[int, int], aps: Sequence[float] | None = None) -> float:
+        """The share of the box that is dominated. box: least and highest MACs."""
+        least, highest = map(math.log, box)
+        points = [
+            (math.log(macs), ap)
+            for macs, ap in zip(self.macs, self.aps if aps is None else aps, strict=True)
+        ]
+        return hypervolume(points, reference=(highest, 0.0)) / (highest - least)
+
+
+def read_finals(folder: Path) -> Finals:
+    """The finals of a study's folder.
+
+    Raises:
+        UserError: the folder has no record, or no finals were held.
+    """
+    path = folder / FIDELITY
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run the search, or its fidelity, to the end")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not record[FINALS]:
+        raise UserError(
+            f"study {record['study']} has had no finals; hold them: "
+            f"python run_search.py fidelity --study {record['study']} --finalists 24"
+        )
+    networks = record[FINALS]["networks"]
+    size = Limits().image_size
+    return Finals(
+        study=record["study"],
+        macs=[
+            architecture_cost(Architecture.from_key(one["key"]), image_size=size).macs
+            for one in networks
+        ],
+        aps=[one["ap"] for one in networks],
+        deviations=[_deviation(*one["ap_interval"]) for one in networks],
+        made_of={
+            "data": record["data_hash"],
+            "seed": record["seed"],
+            "fit": {**record["alone"], "steps": record[FINALS]["steps"]},
+        },
+    )
+
+
+def _deviation(low: float, high: float) -> float:
+    return (high - low) / float(norm.ppf(INTERVAL[1]) - norm.ppf(INTERVAL[0]))
+
+
+def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int) -> dict[str, Any]:
+    """The share of each, and the first's less the second's.
+
+    Raises:
+        UserError: the finals were of other data, another split or other fits.
+    """
+    for name, value in one.made_of.items():
+        if other.made_of[name] != value:
+            raise UserError(
+                f"the finals of {one.study} and {other.study} have another {name}: {value} and "
+                f"{other.made_of[name]}; hold them with the same"
+            )
+    box = min(*one.macs, *other.macs), max_macs
+    generator = np.random.default_rng(seed)
+    differences = [
+        _drawn_area(one, box, generator) - _drawn_area(other, box, generator) for _ in range(draws)
+    ]
+    return {
+        "box": {"least_macs": box[0], "highest_macs": box[1]},
+        "studies": [
+            {"study": finals.study, "networks": len(finals.aps), "share": finals.area(box)}
+            for finals in (one, other)
+        ],
+        "difference": one.area(box) - other.area(box),
+        "difference_interval": np.quantile(differences, INTERVAL).tolist(),
+    }
+
+
+def _drawn_area(finals: Finals, box: tuple[int, int], generator: np.random.Generator) -> float:
+    aps = generator.normal(finals.aps, finals.deviations)
+    return finals.area(box, np.clip(aps, 0.0, 1.0).tolist())
+
+
+def main() -> None:
+    """Compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", type=Path, help="folder with a fidelity.json")
+    parser.add_argument("other", type=Path, help="the same of another study")
+    parser.add_argument("--max-macs", type=parse_quantity, default=Limits().max_macs, help="(1G)")
+    parser.add_argument("--draws", type=int, default=2000, help="(2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
+    options = parser.parse_args()
+    one, other = read_finals(options.study), read_finals(options.other)
+    found = compare(one, other, max_macs=options.max_macs, draws=options.draws, seed=options.seed)
+    result = {
+        **record_header(seed=options.seed, data_hash=one.made_of["data"]),
+        "fit": one.made_of["fit"],
+        **found,
+    }
+    print(json.dumps(found, indent=2))
+    if options.write is not None:
+        write_json(options.write, result)
+
+
+if __name__ == "__main__":
+    main()
