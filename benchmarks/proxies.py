@@ -48,7 +48,14 @@ from studies.console import shown_progress
 WIDEST = 1.25
 """Largest over smallest MACs of the networks."""
 
-SCORES = ("ap", "smooth_ap", "recall", "ap_small", "ap_medium", "negative_loss")
+SCORES = (
+    "ap",
+    "smooth_ap",
+    "quality_ap",
+    *(f"{name}_{size}" for name in ("ap", "recall") for size in ("small", "medium", "large")),
+    "recall",
+    "negative_loss",
+)
 CPU = torch.device("cpu")
 
 Start = Literal["own", "supernet"]

@@ -4,8 +4,9 @@ Shape letters: D detections of all images, P overlapping pairs, I images, F want
 images, S steps of a precision-recall curve, R weightings of the images.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.sample import Faces
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Interval = tuple[float, float]
 
 STRATA = {"tiny": (0, 12), "small": (12, 32), "medium": (32, 96), "large": (96, np.inf)}
 """Bands of face height in pixels of the evaluated image, lower end in, upper end out."""
@@ -64,9 +66,13 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class StratumPrecision:
-    """Average precision (0 to 1) of one band of face heights, and how many faces it holds."""
+    """Average precision and recall (0 to 1) of one band of face heights, their intervals as in
+    `PrecisionReport`, and how many faces it holds."""
 
     ap: float
+    interval: Interval
+    recall: float
+    recall_interval: Interval
     faces: int
 
 
@@ -77,25 +83,29 @@ class PrecisionReport:
     ap: average precision at `iou_threshold`. interval: 5th and 95th percentile of `ap` when
     the images are drawn again with replacement. smooth_ap: mean AP over IoU 0.3, 0.4 and 0.5;
     it already tells networks apart after fits too short for boxes to fit tightly.
-    smooth_interval: the same of `smooth_ap`.
-    strata: AP by face height, keys of STRATA; bands without faces are left out.
+    quality_ap: AP at IoU 0.3 in which a face that is found counts by the IoU of its box.
     recall: share of faces found by any detection, whatever its score.
+    smooth_interval, quality_interval, recall_interval: the same of these.
+    strata: AP and recall by face height, keys of STRATA; bands without faces are left out.
     """
 
     ap: float
-    interval: tuple[float, float]
+    interval: Interval
     smooth_ap: float
-    smooth_interval: tuple[float, float]
-    strata: dict[str, StratumPrecision]
+    smooth_interval: Interval
+    quality_ap: float
+    quality_interval: Interval
     recall: float
+    recall_interval: Interval
+    strata: dict[str, StratumPrecision]
     images: int
     faces: int
     iou_threshold: float
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain lists, dicts and numbers."""
-        intervals = {"interval": list(self.interval), "smooth_interval": list(self.smooth_interval)}
-        return asdict(self) | intervals
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def evaluate_detections(
@@ -133,33 +143,42 @@ def evaluate_detections(
     if not len(pool.face_image):
         raise ValueError(f"faces must hold a face to be found, got none in {len(faces)} images")
 
-    verdicts = {one: judge(pool, one) for one in {iou_threshold, *SMOOTH_IOU_THRESHOLDS}}
-    verdict = verdicts[iou_threshold]
     images = len(faces)
     drawn = np.random.default_rng(seed).multinomial(
         images, np.full(images, 1 / images), size=resamples
     )
-    weights = drawn.T.astype(float)
-    samples = {one: _ap(pool, verdicts[one], weights) for one in verdicts}
-    smooth = [average_precision(pool, verdicts[one]) for one in SMOOTH_IOU_THRESHOLDS]
-    smooth_samples = [samples[one] for one in SMOOTH_IOU_THRESHOLDS]
+    weights = np.concatenate([np.ones((1, images)), drawn]).T
+    verdicts = {one: judge(pool, one) for one in {iou_threshold, *SMOOTH_IOU_THRESHOLDS}}
+    verdict, loosest = verdicts[iou_threshold], verdicts[min(SMOOTH_IOU_THRESHOLDS)]
+    aps = {one: _ap(pool, verdicts[one], weights) for one in verdicts}
+    ap, interval = _with_interval(aps[iou_threshold])
+    smooth_ap, smooth_interval = _with_interval(
+        np.mean([aps[one] for one in SMOOTH_IOU_THRESHOLDS], axis=0)
+    )
+    quality_ap, quality_interval = _with_interval(_ap(pool, loosest, weights, worth=loosest.iou))
+    recall, recall_interval = _with_interval(_recall(pool, verdict, weights))
     return PrecisionReport(
-        ap=average_precision(pool, verdict),
-        interval=_interval(samples[iou_threshold]),
-        smooth_ap=float(np.mean(smooth)),
-        smooth_interval=_interval(np.mean(smooth_samples, axis=0)),
-        strata=_strata(pool, verdict),
-        recall=int((verdict.face >= 0).sum()) / len(pool.face_image),
+        ap=ap,
+        interval=interval,
+        smooth_ap=smooth_ap,
+        smooth_interval=smooth_interval,
+        quality_ap=quality_ap,
+        quality_interval=quality_interval,
+        recall=recall,
+        recall_interval=recall_interval,
+        strata=_strata(pool, verdict, weights),
         images=images,
         faces=len(pool.face_image),
         iou_threshold=iou_threshold,
     )
 
 
-def _interval(samples: Floats) -> tuple[float, float]:
-    """5th and 95th percentile; draws without faces left out."""
-    low, high = np.nanpercentile(samples, [5, 95])
-    return float(low), float(high)
+def _with_interval(samples: Floats) -> tuple[float, Interval]:
+    """The first value, and the 5th and 95th percentile of the others, draws without faces left out;
+    0 to 1 where no draw has any."""
+    known = samples[1:][~np.isnan(samples[1:])]
+    low, high = np.percentile(known, [5, 95]) if len(known) else (0.0, 1.0)
+    return float(samples[0]), (float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +203,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What detections came to. face: (D,) the face found, or -1. mistake: (D,). wanted: (F,)."""
+    """What detections came to. face: (D,) the face found, or -1. iou: (D,) with it, or 0.
+    mistake: (D,). wanted: (F,)."""
 
     face: Ints
+    iou: Floats
     mistake: Mask
     wanted: Mask
 
@@ -259,28 +280,35 @@ def _pairs(
 
 def judge(pool: Pool, iou_threshold: float) -> Verdict:
     """Match greedily at one threshold; what is left over and not in an ignored region is wrong."""
-    face = np.full(len(pool.rank), -1)
+    face, iou = np.full(len(pool.rank), -1), np.zeros(len(pool.rank))
     taken: set[int] = set()
     matched: dict[int, int] = {}
-    columns = pool.pairs[pool.pair_iou >= iou_threshold].T
-    for detection, target in zip(*(column.tolist() for column in columns), strict=True):
+    near = pool.pair_iou >= iou_threshold
+    pairs = zip(*(column.tolist() for column in pool.pairs[near].T), strict=True)
+    chosen = []
+    for pair, (detection, target) in enumerate(pairs):
         if target not in taken and detection not in matched:
             taken.add(target)
             matched[detection] = target
+            chosen.append(pair)
     face[list(matched)] = list(matched.values())
+    iou[list(matched)] = pool.pair_iou[near][chosen]
     mistake = (face < 0) & (pool.ignored_iou < iou_threshold)
-    return Verdict(face, mistake, np.ones(len(pool.face_image), bool))
+    return Verdict(face, iou, mistake, np.ones(len(pool.face_image), bool))
 
 
-def _strata(pool: Pool, verdict: Verdict) -> dict[str, StratumPrecision]:
-    """AP of each band that holds faces."""
+def _strata(pool: Pool, verdict: Verdict, weights: Floats) -> dict[str, StratumPrecision]:
+    """AP and recall of each band that holds faces."""
     result = {}
     for name, (low, high) in STRATA.items():
         wanted = (pool.face_height >= low) & (pool.face_height < high)
         mistake = verdict.mistake & (pool.height >= low) & (pool.height < high)
         if wanted.any():
-            ap = average_precision(pool, Verdict(verdict.face, mistake, wanted))
-            result[name] = StratumPrecision(ap, int(wanted.sum()))
+            band = replace(verdict, mistake=mistake, wanted=wanted)
+            ap, interval = _with_interval(_ap(pool, band, weights))
+            recall, recall_interval = _with_interval(_recall(pool, band, weights))
+            faces = int(wanted.sum())
+            result[name] = StratumPrecision(ap, interval, recall, recall_interval, faces)
     return result
 
 
@@ -289,9 +317,22 @@ def average_precision(pool: Pool, verdict: Verdict) -> float:
     return float(_ap(pool, verdict, np.ones((pool.images, 1)))[0])
 
 
-def _ap(pool: Pool, verdict: Verdict, weights: Floats) -> Floats:
+def _faces(pool: Pool, verdict: Verdict, weights: Floats) -> Floats:
+    """Wanted faces when images count as often as `weights` says. (I, R) -> (R,); NaN for none."""
+    faces = np.bincount(pool.face_image[verdict.wanted], minlength=pool.images) @ weights
+    return np.where(faces > 0, faces, np.nan)
+
+
+def _recall(pool: Pool, verdict: Verdict, weights: Floats) -> Floats:
+    """Share of the wanted faces that are found. (I, R) -> (R,); NaN without faces."""
+    found = np.bincount(pool.image[verdict.right], minlength=pool.images) @ weights
+    return np.asarray(found / _faces(pool, verdict, weights))
+
+
+def _ap(pool: Pool, verdict: Verdict, weights: Floats, *, worth: Floats | None = None) -> Floats:
     """AP when images count as often as `weights` says. (I, R) -> (R,); NaN without faces.
 
+    worth: (D,) what a face found by each detection counts; None: one. Precision is not changed.
     The envelope can only change where a face is found, so mistakes are added to the next step
     at which one is, and a curve has at most as many steps as there are faces.
     """
@@ -299,17 +340,18 @@ def _ap(pool: Pool, verdict: Verdict, weights: Floats) -> Floats:
     steps = np.unique(pool.rank[right])
     step = np.searchsorted(steps, pool.rank)
     wrong = wrong & (step < len(steps))  # mistakes under the last face found change nothing
+    one = np.ones(len(pool.rank))
 
-    def running_count(which: Mask) -> Floats:
-        counts = coo_array(
-            (np.ones(int(which.sum())), (step[which], pool.image[which])),
-            shape=(len(steps), pool.images),
+    def at_steps(which: Mask, values: Floats) -> Floats:
+        sums = coo_array(
+            (values[which], (step[which], pool.image[which])), shape=(len(steps), pool.images)
         )
-        return np.cumsum(np.asarray(counts.tocsr() @ weights), axis=0)
+        return np.asarray(sums.tocsr() @ weights)
 
-    found, mistakes = running_count(right), running_count(wrong)
-    faces = np.bincount(pool.face_image[verdict.wanted], minlength=pool.images) @ weights
-    precision = found / np.maximum(found + mistakes, 1)
+    found = at_steps(right, one)
+    gained = found if worth is None else at_steps(right, worth)
+    right_so_far = np.cumsum(found, axis=0)
+    mistakes = np.cumsum(at_steps(wrong, one), axis=0)
+    precision = right_so_far / np.maximum(right_so_far + mistakes, 1)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    area: Floats = (np.diff(found, axis=0, prepend=0) * envelope).sum(axis=0)
-    return area / np.where(faces > 0, faces, np.nan)
+    return np.asarray((gained * envelope).sum(axis=0) / _faces(pool, verdict, weights))

@@ -4,7 +4,7 @@ Shape letters: D detections and F wanted faces of all images, I images, S distin
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +221,7 @@ def breakdown(
     for kind, name, wanted, near in _groups(matches, events):
         if not wanted.any():
             continue
-        verdict = Verdict(matches.verdict.face, matches.verdict.mistake & near, wanted)
+        verdict = replace(matches.verdict, mistake=matches.verdict.mistake & near, wanted=wanted)
         result.setdefault(kind, {})[name] = GroupResult(
             faces=int(wanted.sum()),
             ap=average_precision(matches.pool, verdict),

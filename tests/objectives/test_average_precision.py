@@ -1,7 +1,7 @@
 """Average precision: worked examples, and what must never change it."""
 
 import json
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +136,7 @@ def test_strata_split_the_faces_and_judge_each_band_alone() -> None:
     report = one_image(detections, faces_at(small, large))
     assert {name: s.ap for name, s in report.strata.items()} == {"small": 0.5, "large": 1.0}
     assert {name: s.faces for name, s in report.strata.items()} == {"small": 1, "large": 1}
+    assert {name: s.recall for name, s in report.strata.items()} == {"small": 1, "large": 1}
 
 
 def test_strata_hold_every_wanted_face_once() -> None:
@@ -148,8 +149,15 @@ def test_order_of_images_changes_nothing() -> None:
     detections, faces = random_case(30, seed=2)
     report = evaluate_detections(detections, faces)
     other = evaluate_detections(detections[::-1], faces[::-1])
-    intervals = {name: getattr(report, name) for name in ("interval", "smooth_interval")}
-    assert replace(other, **intervals) == report
+    assert _without_intervals(other) == _without_intervals(report)
+
+
+def _without_intervals(report: PrecisionReport) -> dict[str, Any]:
+    value = report.to_json()
+    for one in (value, *value["strata"].values()):
+        for name in [name for name in one if name.endswith("interval")]:
+            del one[name]
+    return value
 
 
 def test_repeating_all_images_changes_nothing_but_the_counts() -> None:
@@ -172,18 +180,58 @@ def test_a_mistake_never_helps_and_one_under_all_scores_costs_nothing(seed: int)
     assert before > after[2.0]
 
 
-def test_interval_is_the_spread_over_redrawn_images() -> None:
+SCORES = {
+    "ap": "interval",
+    "smooth_ap": "smooth_interval",
+    "quality_ap": "quality_interval",
+    "recall": "recall_interval",
+}
+"""Score -> its interval."""
+
+
+def test_intervals_are_the_spread_over_redrawn_images() -> None:
     detections, faces = random_case(12, seed=4)
     report = evaluate_detections(detections, faces, seed=7, resamples=40)
     draws = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12), size=40)
     slow = [
-        evaluate_detections(
-            [detections[i] for i in images], [faces[i] for i in images], resamples=1
-        ).ap
+        evaluate_detections([detections[i] for i in images], [faces[i] for i in images])
         for images in (np.repeat(np.arange(12), draw) for draw in draws)
     ]
-    assert report.interval == pytest.approx(tuple(np.percentile(slow, [5, 95])))
-    assert report.interval[0] < report.ap < report.interval[1]
+    bands = [one.strata["small"] for one in slow if "small" in one.strata]
+    assert 0 < len(bands) < len(slow), "some draws have no small faces"
+    small = report.strata["small"]
+    for ours, redrawn, names in (
+        (report, slow, SCORES),
+        (small, bands, {"ap": "interval", "recall": "recall_interval"}),
+    ):
+        for score, interval in names.items():
+            low, high = getattr(ours, interval)
+            spread = np.percentile([getattr(one, score) for one in redrawn], [5, 95])
+            assert (low, high) == pytest.approx(tuple(spread)), score
+            assert low <= getattr(ours, score) <= high, score
+
+
+def test_a_band_that_no_draw_has_could_be_anything() -> None:
+    faces = [faces_at((0, 0, 200, 200)), *(faces_at(FACE_A) for _ in range(40))]
+    detections = [found([(0, 0, 200, 200)], [0.5]), *(found([], []) for _ in range(40))]
+    for seed in range(5):
+        large = evaluate_detections(detections, faces, resamples=1, seed=seed).strata["large"]
+        assert large.ap == 1
+        assert large.interval in ((1, 1), (0, 1))
+
+
+def test_quality_counts_a_face_by_the_overlap_it_was_found_with() -> None:
+    loose = (10, 10, 30, 19)  # IoU 0.45
+    report = one_image(found([FACE_B, NOWHERE, loose], [0.9, 0.8, 0.7]), faces_at(FACE_A, FACE_B))
+    assert report.ap == pytest.approx(1 / 2)
+    assert report.quality_ap == pytest.approx(1 / 2 * 1 * 1 + 1 / 2 * 0.45 * 2 / 3)
+
+
+def test_quality_is_at_most_the_precision_at_the_lowest_overlap() -> None:
+    detections, faces = random_case(20, seed=9)
+    lowest = min(SMOOTH_IOU_THRESHOLDS)
+    report = evaluate_detections(detections, faces, iou_threshold=lowest)
+    assert lowest * report.ap <= report.quality_ap < report.ap
 
 
 def test_interval_narrows_with_more_images_and_follows_the_seed() -> None:
@@ -216,9 +264,13 @@ def test_report_is_json() -> None:
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert value["ap"] == report.ap
     assert value["interval"] == list(report.interval)
+    small = report.strata["small"]
     assert value["strata"]["small"] == {
-        "ap": report.strata["small"].ap,
-        "faces": report.strata["small"].faces,
+        "ap": small.ap,
+        "interval": list(small.interval),
+        "recall": small.recall,
+        "recall_interval": list(small.recall_interval),
+        "faces": small.faces,
     }
 
 
