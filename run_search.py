@@ -144,6 +144,10 @@ def search(
             help="Start trials from a supernet's weights or from weights of their own.",
         ),
     ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="File of a trained supernet to start from; unset: one is trained."),
+    ] = None,
     retrain: Annotated[
         str,
         typer.Option(
@@ -189,6 +193,7 @@ def search(
         shrink=shrink,
         early_stopping=early_stopping,
         inherit=inherit,
+        supernet=supernet,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)

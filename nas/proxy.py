@@ -218,17 +218,20 @@ class ProxyEvaluator:
 
 
 def report_scores(report: PrecisionReport) -> dict[str, Any]:
-    """The scores that a trial keeps, each with its interval."""
-    found = {
-        "ap": (report.ap, report.interval),
-        "smooth_ap": (report.smooth_ap, report.smooth_interval),
+    """The scores that a trial keeps: numbers, and `ap_interval`, `smooth_ap_interval` and, for all
+    others together, `intervals` by name (a study stores every value in a commit of its own)."""
+    others = {
         "quality_ap": (report.quality_ap, report.quality_interval),
         "recall": (report.recall, report.recall_interval),
     }
     for name, stratum in report.strata.items():
-        found[f"ap_{name}"] = stratum.ap, stratum.interval
-        found[f"recall_{name}"] = stratum.recall, stratum.recall_interval
-    scores: dict[str, Any] = {}
-    for name, (score, interval) in found.items():
-        scores |= {name: score, f"{name}_interval": list(interval)}
-    return scores
+        others[f"ap_{name}"] = stratum.ap, stratum.interval
+        others[f"recall_{name}"] = stratum.recall, stratum.recall_interval
+    return {
+        "ap": report.ap,
+        "ap_interval": list(report.interval),
+        "smooth_ap": report.smooth_ap,
+        "smooth_ap_interval": list(report.smooth_interval),
+        **{name: score for name, (score, _) in others.items()},
+        "intervals": {name: list(interval) for name, (_, interval) in others.items()},
+    }

@@ -25,6 +25,7 @@ from nas.recipe import Recipe
 from nas.records import record_header, usable_cores
 from nas.supernet_training import (
     SupernetJob,
+    load_supernet,
     supernet_hash,
     train_supernet,
 )
@@ -60,6 +61,7 @@ from studies.space_stage import (
 from studies.stopwatch import Stopwatch
 from studies.storage import TrialRow, load_study, saved_settings
 from studies.study_report import write_study_report
+from studies.supernet_stage import keep_supernet
 from studies.workspace import Workspace
 
 LOOKAHEAD = 4
@@ -74,7 +76,7 @@ class JobRequest:
     latency_table: file of the device's table, for the objective latency; None: this machine's.
     shrink: whether to search the narrower space that the audit proposes. early_stopping: whether
     hopeless fits end early; inherit: whether trials start from a supernet's weights; None: by the
-    schedule.
+    schedule. supernet: a trained one to start from; None: it is trained in this search.
     """
 
     workspace: Workspace
@@ -95,6 +97,7 @@ class JobRequest:
     shrink: bool = False
     early_stopping: bool | None = None
     inherit: bool | None = None
+    supernet: Path | None = None
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -110,6 +113,12 @@ class JobRequest:
         if self.latency_table is not None and self.objective != "latency":
             raise UserError(
                 f"--latency-table goes with --objective latency, got {self.objective}; "
+                "leave one of them out"
+            )
+        if self.supernet is not None and (self.inherit is False or self.supernet_steps is not None):
+            other = "--no-inherit" if self.inherit is False else "--supernet-steps"
+            raise UserError(
+                f"--supernet gives a trained supernet and does not go with {other}; "
                 "leave one of them out"
             )
 
@@ -144,6 +153,8 @@ class _Job:
             self.workspace.study, self._saved, shrink=request.shrink, say=say
         )
         self._table = self._known_table()
+        if request.supernet is not None:
+            load_supernet(request.supernet, SPACE)  # now, not after the crops are made
         self.schedule = self._schedule()
         self.workers = self._workers()
         self.stages = Stopwatch(self.workspace.file("timings.json"))
@@ -287,6 +298,14 @@ class _Job:
 
     def _supernet(self, shards: ShardSet, folder: Path) -> Path:
         request, settings = self.request, self.schedule.supernet
+        if request.supernet is not None:
+            return keep_supernet(
+                self.workspace,
+                request.supernet,
+                data_hash=shards.hash,
+                seed=request.seed,
+                say=self.say,
+            )
         name = supernet_hash(
             self.space, request.limits, settings, data_hash=shards.hash, seed=request.seed
         )
@@ -307,6 +326,7 @@ class _Job:
         )
         processes = 1 if self.device.type == "cuda" else self.request.workers or usable_cores()
         train_supernet(job, processes=processes, progress=self.progress)
+        self.say(f"supernet {name}: trained; --supernet {path} gives it to another study")
         return path
 
     def _settings(self, data_hash: str, supernet: str | None) -> StudySettings:

@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.files import write_json
 from nas.detector import FaceDetector
 from nas.supernet_training import load_supernet
+from nas.weights import save_weights
 from objectives.latency_table import LatencyTable, TimedLayer, load_latency_table
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -184,6 +185,8 @@ def test_other_settings_are_refused_and_harm_nothing(
         ({"sampler": "tpee"}, "unknown sampler 'tpee'.*Did you mean 'tpe'"),
         ({"retrain": "most"}, "--retrain must be auto, all, none or a number"),
         ({"latency_table": Path("a.json")}, "--latency-table goes with --objective latency"),
+        ({"supernet": Path("a")}, "--supernet gives .* does not go with --supernet-steps"),
+        ({"supernet": Path("a"), "inherit": False}, "does not go with --no-inherit"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_done(
@@ -294,6 +297,48 @@ def test_a_search_from_own_weights_needs_no_supernet(tmp_path: Path) -> None:
         run_job(replace(request, inherit=True))
     run_job(replace(request, inherit=None, budget=5))
     assert trials_of(request)[:4] == before
+
+
+def given(request: JobRequest, supernet: Path, study: str) -> JobRequest:
+    """The same search under another name, with this supernet."""
+    workspace = Workspace(request.workspace.runs, study)
+    return replace(request, workspace=workspace, supernet=supernet, supernet_steps=None)
+
+
+def test_a_given_supernet_takes_the_place_of_a_trained_one(copied: JobRequest) -> None:
+    (trained,) = (copied.workspace.cache / "supernets").iterdir()
+    supernet = trained.rename(copied.workspace.runs / "from_elsewhere.safetensors")
+    request, said = replace(given(copied, supernet, "other"), retrain="none"), list[str]()
+    run_job(request, say=said.append)
+    assert trials_of(request) == trials_of(copied)
+    (kept,) = (copied.workspace.cache / "supernets").iterdir()
+    assert kept.read_bytes() == supernet.read_bytes()
+    assert any(line == f"supernet {kept.stem}: given, trained for 2 steps" for line in said)
+    assert not any("may have seen" in line for line in said)
+
+    other_split = replace(given(request, supernet, "another"), seed=1, budget=1)
+    run_job(other_split, say=said.append)
+    assert any("it may have seen images that trials are judged on" in line for line in said)
+
+    supernet.write_bytes(supernet.read_bytes() + b" ")
+    with pytest.raises(UserError, match="damaged"):
+        run_job(request)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [(None, "no weights at"), ({"space": "strange"}, "is a supernet of the space strange, not")],
+)
+def test_a_file_that_is_no_supernet_is_refused_before_anything_is_done(
+    tmp_path: Path, facts: dict[str, Any] | None, message: str
+) -> None:
+    path = tmp_path / "supernet.safetensors"
+    if facts is not None:
+        save_weights(path, {}, facts)
+    request = given(tiny_request(tmp_path / "runs"), path, "tiny")
+    with pytest.raises(UserError, match=message):
+        run_job(request)
+    assert not request.workspace.runs.exists()
 
 
 def test_a_narrower_space_is_searched_and_gone_on_with(tmp_path: Path) -> None:

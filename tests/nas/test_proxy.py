@@ -80,9 +80,12 @@ def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
     scores = evaluator(SMALLEST, 0, NEVER)
     assert json.loads(json.dumps(scores)) == scores
     assert 0 <= scores["ap"] <= 1
-    low, high = scores["ap_interval"]
-    assert 0 <= low <= high <= 1
-    assert {"ap", "ap_interval", "smooth_ap", "recall"} <= scores.keys()
+    intervals = scores["intervals"] | {
+        name: scores[f"{name}_interval"] for name in ("ap", "smooth_ap")
+    }
+    assert {"quality_ap", "recall"} <= intervals.keys() <= scores.keys()
+    for low, high in intervals.values():
+        assert 0 <= low <= high <= 1
     assert "latency_ms" not in scores
 
 

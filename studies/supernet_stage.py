@@ -1,0 +1,39 @@
+"""A supernet that was trained elsewhere, or for longer, in the place of one of the search's own."""
+
+import hashlib
+from pathlib import Path
+
+from data.files import whole_file
+from nas.weights import load_weights
+from studies.say import Say, unsaid
+from studies.workspace import Workspace
+
+HASH_DIGITS = 16
+
+
+def keep_supernet(
+    workspace: Workspace, given: Path, *, data_hash: str, seed: int, say: Say = unsaid
+) -> Path:
+    """A copy of a supernet's file in the cache, named by its content, where the study finds it.
+
+    given: a file that `load_supernet` accepts. data_hash, seed: of the study; of a supernet with
+    others it is said that it may have seen what trials are judged on.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    _, facts = load_weights(given)
+    content = given.read_bytes()
+    path = workspace.supernet(hashlib.sha256(content).hexdigest()[:HASH_DIGITS])
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    steps = facts.get("settings", {}).get("fit", {}).get("steps", "unknown")
+    say(f"supernet {path.stem}: given, trained for {steps} steps")
+    if (facts.get("data_hash"), facts.get("seed")) != (data_hash, seed):
+        say(
+            "the supernet was trained on other crops or another split: it may have seen images "
+            "that trials are judged on, and their AP may be too high; fits alone and finals "
+            "have weights of their own and are not touched"
+        )
+    return path
