@@ -1,7 +1,7 @@
 """A table of architectures fitted alone on real shards, on which samplers are compared in seconds.
 
 Run from the repository's root:
-python -m benchmarks.record_table SHARDS [--architectures 100] [--steps 200] [--seed 0]
+python -m benchmarks.record_table SHARDS [--architectures 100] [--steps 450] [--seed 0]
     [--write benchmarks/search_table.json]
 SHARDS is a folder that `prepare` or a search wrote. Half of the architectures are drawn at random
 among those that keep the usual limits, half evenly over the logarithm of their MACs. Each is
@@ -44,6 +44,8 @@ POOL = 20
 """Feasible architectures drawn for each one that is chosen."""
 
 LIMITS = Limits()
+TRIAL = schedule_for(FULL_BUDGET, cuda=False, real=True).proxy
+"""How a search on real images judges its trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,7 @@ def draw(count: int, *, seed: int) -> list[Architecture]:
 
 def _settings(recording: Recording, image_size: int) -> ProxySettings:
     """As a search fits its trials, for so many steps."""
-    proxy = schedule_for(FULL_BUDGET, cuda=False).proxy
-    return replace(proxy, fit=replace(proxy.fit, steps=recording.steps, image_size=image_size))
+    return replace(TRIAL, fit=replace(TRIAL.fit, steps=recording.steps, image_size=image_size))
 
 
 def _recipe(recording: Recording, shards: ShardSet) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("--architectures", type=int, default=100, help="(100)")
-    parser.add_argument("--steps", type=int, default=200, help="of each fit (200)")
+    parser.add_argument("--steps", type=int, default=TRIAL.fit.steps, help="of each fit (450)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/search_table"))
     parser.add_argument("--write", type=Path, default=Path("benchmarks/search_table.json"))
