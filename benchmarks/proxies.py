@@ -2,15 +2,18 @@
 
 Run from the repository's root:
 python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--steps 0 100 300]
-    [--alone-steps 1200] [--alone-seeds 2] [--batch-size 4] [--write docs/results/proxies.json]
+    [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
+    [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
 The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs,
 so that size alone gives no rank. Each is fitted for every number of steps from weights of its own
 and from the supernet's; judged are average precision, smoother scores and the loss on held-out
 crops, and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
 --alone-steps, from other weights and orders of the images than the short fits'; how far two of them
-agree is the most that a proxy can be expected to reach, and is given as `truth_tau`. What is
-measured once is kept in --folder, so a run that was cut goes on.
+agree is given as `truth_tau`. Fits of --repeat-steps from own weights are made REPEATS times, with
+other seeds: how far they agree, and what their mean AP says of the truth, tells how much of a short
+fit's error is chance and how much is that it is short. What is measured once is kept in --folder,
+so a run that was cut goes on.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -57,6 +61,7 @@ SCORES = (
     "negative_loss",
 )
 CPU = torch.device("cpu")
+REPEATS = 3
 
 Start = Literal["own", "supernet"]
 
@@ -73,7 +78,8 @@ class Fit:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured of each network. seed: of the split and of the short fits; the fits alone
-    have the `alone_seeds` seeds after it."""
+    have the `alone_seeds` seeds after it. repeat_steps: of the fits that are made REPEATS times,
+    each of them one of `steps`."""
 
     shards: Path
     supernet: Path
@@ -82,6 +88,7 @@ class Plan:
     alone_seeds: int
     batch_size: int
     seed: int
+    repeat_steps: tuple[int, ...] = ()
 
     @property
     def short_fits(self) -> list[Fit]:
@@ -95,6 +102,18 @@ class Plan:
         """The truth."""
         seeds = range(self.seed + 1, self.seed + 1 + self.alone_seeds)
         return [Fit("own", self.alone_steps, seed) for seed in seeds]
+
+    def repeats(self, steps: int) -> list[Fit]:
+        """The short fit from own weights and its repetitions, with seeds of their own."""
+        first = self.seed + 1 + self.alone_seeds
+        seeds = (self.seed, *range(first, first + REPEATS - 1))
+        return [Fit("own", steps, seed) for seed in seeds]
+
+    @property
+    def every_fit(self) -> list[Fit]:
+        """All of them, each once."""
+        repeated = [fit for steps in self.repeat_steps for fit in self.repeats(steps)]
+        return list(dict.fromkeys([*self.short_fits, *self.alone_fits, *repeated]))
 
 
 def draw(count: int, macs: int, *, seed: int) -> list[Architecture]:
@@ -205,6 +224,23 @@ def truth_tau(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] 
     return {"tau": tau, "tau_interval": list(interval)}
 
 
+def of_repeats(
+    aps: Sequence[Sequence[float]], truth: Sequence[float], *, seed: int
+) -> dict[str, Any]:
+    """How repetitions of a short fit agree, mean over pairs; how each orders the networks, and how
+    their mean does, with its 90 % interval.
+
+    aps: of every network, for each repetition.
+    """
+    pairs = [kendall_tau(one, other, seed=seed)[0] for one, other in combinations(aps, 2)]
+    tau, interval = kendall_tau(np.mean(aps, axis=0).tolist(), truth, seed=seed)
+    return {
+        "agreement": float(np.mean(pairs)),
+        "each": [kendall_tau(one, truth, seed=seed)[0] for one in aps],
+        "mean": {"tau": tau, "tau_interval": list(interval)},
+    }
+
+
 def columns_of(rows: Sequence[dict[str, Any]], label: str, names: Sequence[str]) -> list[Column]:
     """A column for each of these scores of the rows, which are of all networks in their order."""
     seconds = [row["seconds"] for row in rows if "seconds" in row]
@@ -224,18 +260,23 @@ def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress)
     shards = open_shards(plan.shards)
     paths = {
         (key, fit): folder / _place(plan, shards.hash, fit) / f"{key}.json"
-        for fit in (None, *plan.short_fits, *plan.alone_fits)
+        for fit in (None, *plan.every_fit)
         for key in keys
     }
     measurements = {path: partial(measure, plan, *place) for place, path in paths.items()}
     kept = kept_rows(measurements, unit="measurements", progress=progress)
     rows = dict(zip(paths, kept, strict=True))
     alone = [[_ap(rows[key, fit]) for key in keys] for fit in plan.alone_fits]
+    truth = np.mean(alone, axis=0).tolist()
     untrained = [rows[key, None] for key in keys]
     columns = columns_of(untrained, "", tuple(untrained[0]["scores"]))
     for fit in plan.short_fits:
         label = f", {fit.steps} steps from {fit.start}"
         columns += columns_of([rows[key, fit] for key in keys], label, SCORES)
+    repeated = {
+        steps: [[_ap(rows[key, fit]) for key in keys] for fit in plan.repeats(steps)]
+        for steps in plan.repeat_steps
+    }
     return {
         **record_header(seed=plan.seed, data_hash=shards.hash),
         "data": shards.manifest["source"],
@@ -243,15 +284,19 @@ def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress)
         "batch_size": plan.batch_size,
         "alone_steps": plan.alone_steps,
         "truth_tau": truth_tau(alone, seed=plan.seed),
-        "proxies": summarise(columns, np.mean(alone, axis=0).tolist(), seed=plan.seed),
+        "proxies": summarise(columns, truth, seed=plan.seed),
+        "repeats": {
+            str(steps): of_repeats(aps, truth, seed=plan.seed) for steps, aps in repeated.items()
+        },
         "networks": [
             {
                 "key": key,
                 "untrained": rows[key, None]["scores"],
                 "short": [rows[key, fit] for fit in plan.short_fits],
                 "alone": [rows[key, fit] for fit in plan.alone_fits],
+                "repeats": {steps: [aps[i] for aps in of] for steps, of in repeated.items()},
             }
-            for key in keys
+            for i, key in enumerate(keys)
         ],
     }
 
@@ -281,6 +326,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 100, 300])
     parser.add_argument("--alone-steps", type=int, default=1200, help="(1200)")
     parser.add_argument("--alone-seeds", type=int, default=2, help="fits alone of each (2)")
+    parser.add_argument("--repeat-steps", type=int, nargs="*", default=[], help="of --steps (none)")
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
@@ -299,11 +345,14 @@ def main() -> None:
         alone_seeds=options.alone_seeds,
         batch_size=options.batch_size,
         seed=options.seed,
+        repeat_steps=tuple(options.repeat_steps),
     )
     keys = [a.key for a in draw(options.networks, options.macs, seed=options.seed)]
     with shown_progress() as progress:
         result = record(plan, keys, options.folder, progress=progress)
-    print(json.dumps({name: result[name] for name in ("truth_tau", "proxies")}, indent=2))
+    print(
+        json.dumps({name: result[name] for name in ("truth_tau", "proxies", "repeats")}, indent=2)
+    )
     if options.write is not None:
         write_json(options.write, result)
 

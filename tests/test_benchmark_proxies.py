@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.proxies import Column, Plan, columns_of, draw, record, summarise, truth_tau
+from benchmarks.proxies import (
+    REPEATS,
+    Column,
+    Plan,
+    columns_of,
+    draw,
+    of_repeats,
+    record,
+    summarise,
+    truth_tau,
+)
 from data.progress import silent
 from nas.weights import save_weights
 from objectives.cost import architecture_cost
@@ -49,6 +59,14 @@ def test_the_truths_own_tau_is_known_from_two_fits_on() -> None:
     assert agreeing["tau"] == 1
 
 
+def test_repetitions_are_compared_with_each_other_and_their_mean_with_the_truth() -> None:
+    upwards, lucky, unlucky = TRUTH, (0.5, 0.2, 0.3, 0.4), (0.1, 0.2, 0.3, 0.0)
+    found = of_repeats([upwards, lucky, unlucky], TRUTH, seed=0)
+    assert found["each"] == pytest.approx([1, 0, 0])
+    assert found["agreement"] == pytest.approx((0 + 0 - 1 / 3) / 3)
+    assert found["mean"]["tau"] == pytest.approx(2 / 3)  # .233, .2, .3, .267
+
+
 def test_networks_are_close_in_cost_and_keep_the_limits() -> None:
     costs = [architecture_cost(a, image_size=640) for a in draw(5, 300_000_000, seed=0)]
     assert max(cost.macs for cost in costs) <= 1.25 * min(cost.macs for cost in costs)
@@ -68,17 +86,20 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
         alone_seeds=2,
         batch_size=2,
         seed=0,
+        repeat_steps=(1,),
     )
     keys = [a.key for a in draw(4, 100_000_000, seed=0)]
     counts: list[int] = []
     found = record(
         plan, keys, tmp_path / "rows", progress=lambda _label, done, _total: counts.append(done)
     )
-    assert counts == list(range(1, 4 * (1 + 3 + 2) + 1))
+    assert counts == list(range(1, 4 * (1 + 3 + 2 + 2) + 1))
     assert {"macs", "params", "synflow", "smooth_ap, 1 steps from own"} <= found["proxies"].keys()
     assert "ap, 0 steps from supernet" in found["proxies"]
     assert "ap, 0 steps from own" not in found["proxies"]
     assert [row["seed"] for row in found["networks"][0]["alone"]] == [1, 2]
+    assert found["repeats"].keys() == {"1"}
+    assert len(found["networks"][0]["repeats"][1]) == REPEATS
     again = record(plan, keys, tmp_path / "rows", progress=silent)
     assert json.dumps(again["proxies"]) == json.dumps(found["proxies"])
     assert again["networks"] == found["networks"]
