@@ -31,8 +31,8 @@ from objectives.latency_table import load_latency_table
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
+from studies.design_rules import Candidate, DesignRules
 from studies.front import cost_name, points_of
-from studies.samplers import Candidate, DesignRules
 from studies.storage import SETTINGS, TrialRow, completed_trials
 from studies.surrogate import FEWEST_ROWS, Surrogate
 from studies.workspace import Workspace

@@ -39,7 +39,8 @@ from objectives.cost import architecture_cost
 from objectives.limits import MEASURED_BY, CostFunction, Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE, Space
-from studies.samplers import Candidate, DesignRules, FeasibleSampler
+from studies.design_rules import Candidate, DesignRules
+from studies.samplers import FeasibleSampler
 from studies.say import Say, unsaid
 from studies.surrogate import FEWEST_ROWS, Surrogate
 
@@ -201,6 +202,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "plain nsga2": plain(lambda seed: NSGAIISampler(seed=seed)),
     "ours tpe": ours("tpe"),
     "ours nsga2": ours("nsga2"),
+    "ours gp": ours("gp"),
 }
 """Name -> who plays. One more sampler is one more line."""
 

@@ -9,7 +9,7 @@ stopped.
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -18,15 +18,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.storages import InMemoryStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from data.errors import UserError, unknown_name
-from nas.pareto import pareto_front
 from objectives.cost import Cost
-from objectives.limits import CostFunction, Limits, flag
+from objectives.limits import Limits, flag
 from search_spaces.architecture import Architecture
-from search_spaces.space import Genotype, Space
+from search_spaces.space import Genotype
+from studies.design_rules import Candidate, DesignRules
+from studies.gaussian_guide import CostOf, GaussianGuide
+from studies.trial_memory import remembered
 
 NSGA2_POPULATION = 16
 TPE_CANDIDATES = 64
@@ -51,9 +53,6 @@ the older of the others it weighs little."""
 FORGET_EVERY = 100
 """Trials beyond the memory until it is cut down to its size again."""
 
-BEST_REMEMBERED = 0.25
-"""Share of a memory that is for the best trials of a study; the rest is for its newest."""
-
 STUDY_ATTRIBUTES = "feasible:study"
 """System attribute of the trial whose choice made the base sampler note something on its study."""
 
@@ -66,67 +65,28 @@ def _nsga2(seed: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
 
 
+def by_macs(candidate: Candidate) -> float:
+    """The usual cost to lower."""
+    return candidate.cost.macs
+
+
 @dataclass(frozen=True, slots=True)
 class BaseKind:
-    """make: the base sampler from a seed; None: draw from the space alone. memory: finished trials
-    it is told of, give or take FORGET_EVERY; None: all."""
+    """make: a sampler of Optuna's from a seed; None: none. memory: finished trials it is told of,
+    give or take FORGET_EVERY; None: all. guided: whether a `GaussianGuide` proposes. With neither,
+    architectures are drawn from the space alone."""
 
-    make: Callable[[int], BaseSampler] | None
+    make: Callable[[int], BaseSampler] | None = None
     memory: int | None = None
+    guided: bool = False
 
 
 BASES: Mapping[str, BaseKind] = {
     "tpe": BaseKind(_tpe, TPE_MEMORY),
     "nsga2": BaseKind(_nsga2),
-    "random": BaseKind(None),
+    "gp": BaseKind(guided=True),
+    "random": BaseKind(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An architecture with its key, its canonical genotype and its cost."""
-
-    key: str
-    genotype: Genotype
-    architecture: Architecture
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class DesignRules:
-    """What may be built: a space, what its members cost, and the limits on that."""
-
-    space: Space
-    cost: CostFunction
-    limits: Limits
-    _seen: dict[str, Candidate] = field(default_factory=dict, repr=False, compare=False)
-
-    def candidate(self, genotype: Genotype) -> Candidate:
-        """The candidate that a genotype, canonical or not, stands for."""
-        architecture = self.space.decode(genotype)
-        key = architecture.key
-        if key not in self._seen:
-            canonical = self.space.encode(architecture)
-            self._seen[key] = Candidate(key, canonical, architecture, self.cost(architecture))
-        return self._seen[key]
-
-    @property
-    def distributions(self) -> dict[str, CategoricalDistribution]:
-        """Every gene as an Optuna parameter with a static range."""
-        return {gene.name: CategoricalDistribution(gene.choices) for gene in self.space.genes}
-
-    def parameters(self, genotype: Genotype) -> dict[str, int | str]:
-        """Gene name -> chosen value."""
-        genes = zip(self.space.genes, genotype, strict=True)
-        return {gene.name: gene.choices[index] for gene, index in genes}
-
-    def genotype(self, parameters: Mapping[str, Any]) -> Genotype:
-        """The genotype of Optuna parameters.
-
-        Raises:
-            KeyError: a gene has no value.
-        """
-        return tuple(gene.choices.index(parameters[gene.name]) for gene in self.space.genes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +105,8 @@ class FeasibleSampler(BaseSampler):
     number); then, up to `FREE_TRIES`, random genotypes, after `RANDOM_TRIES` of them in turn with
     tried architectures of which one to three genes are drawn again. While the base sampler knows
     nothing yet, random genotypes take its place.
+
+    lowered: the value that trials lower, of any architecture.
 
     Trial n sees the results of the trials up to n - lookahead; later ones count as running even
     if their results are known. The base sampler works on a copy of the study in memory, so that
@@ -165,6 +127,7 @@ class FeasibleSampler(BaseSampler):
         seed: int = 0,
         lookahead: int = 1,
         starts: Sequence[Architecture] = (),
+        lowered: CostOf = by_macs,
     ) -> None:
         if base not in BASES:
             raise unknown_name("sampler", base, tuple(BASES))
@@ -173,6 +136,7 @@ class FeasibleSampler(BaseSampler):
         self._seed = seed
         self._lookahead = lookahead
         self._starts = _feasible_starts(rules, starts)
+        self._guide = GaussianGuide(rules, lowered, seed=seed) if self._base.guided else None
         self._copy: _StudyCopy | None = None
         self._tried: dict[int, Candidate] = {}
         self._lock = threading.Lock()
@@ -190,7 +154,7 @@ class FeasibleSampler(BaseSampler):
             self._remember(earlier)
             self._copy.follow(earlier, told=number - self._lookahead + 1)
             scratch = self._copy.scratch(number)
-            candidate = self._choose(number, scratch)
+            candidate = self._choose(number, earlier, scratch)
             self._tried[number] = candidate
             return Proposal(candidate, self._copy.attributes(number))
 
@@ -234,12 +198,19 @@ class FeasibleSampler(BaseSampler):
                 genotype = self._rules.genotype(trial.params)
                 self._tried[trial.number] = self._rules.candidate(genotype)
 
-    def _choose(self, number: int, scratch: FrozenTrial) -> Candidate:
-        draws = self._base_draws(number, scratch)
+    def _choose(
+        self, number: int, earlier: Sequence[FrozenTrial], scratch: FrozenTrial
+    ) -> Candidate:
+        tried = {n: c for n, c in self._tried.items() if n < number}
+        if self._guide is None:
+            draws = self._base_draws(number, scratch)
+        else:
+            past = earlier[: max(0, number - self._lookahead + 1)]
+            told = list(takewhile(lambda trial: trial.state.is_finished(), past))
+            draws = self._guide.draws(number, told, tried)
         if number < len(self._starts):
             next(draws, None)  # the base sampler notes the trial's generation when it is asked
             draws = iter((self._starts[number].genotype,))
-        tried = {n: c for n, c in self._tried.items() if n < number}
         known = {candidate.key for candidate in tried.values()}
         generator = np.random.default_rng([self._seed, number])
         refusals = _Refusals(self._rules.limits)
@@ -398,10 +369,10 @@ class _StudyCopy:
         so that a resumed study forgets the same ones."""
         self._start()
         self._told = len(told)
-        remembered = _remembered(told, self._directions, memory)
+        numbers = remembered(told, self._directions, memory)
         for trial in told:
             self._add(trial)
-            if trial.number in remembered:
+            if trial.number in numbers:
                 self._fill(trial)
                 self._tell(trial, trial.state)
             else:
@@ -428,31 +399,3 @@ class _StudyCopy:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-
-def _remembered(
-    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], memory: int
-) -> set[int]:
-    """Numbers of the best trials, front by front, and of the newest of the others."""
-    left = {
-        trial.number: _lowered(trial.values, directions)
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.values is not None
-    }
-    best: set[int] = set()
-    while left and len(best) < BEST_REMEMBERED * memory:
-        numbers = list(left)
-        front = pareto_front([(left[n][0], -left[n][1]) for n in numbers])
-        best |= {numbers[i] for i in front}
-        left = {n: values for n, values in left.items() if n not in best}
-    others = [trial.number for trial in trials if trial.number not in best]
-    return best | set(others[len(others) - max(0, memory - len(best)) :])
-
-
-def _lowered(values: Sequence[float], directions: Sequence[StudyDirection]) -> tuple[float, float]:
-    """The two objectives, so that less is better in both."""
-    first, second = (
-        -value if direction == StudyDirection.MAXIMIZE else value
-        for value, direction in zip(values, directions, strict=True)
-    )
-    return first, second

@@ -22,8 +22,10 @@ from nas.stop_rule import EXEMPT_SHARE, RUNG_SCORES, STOPPED_AT, Peer, StopRule
 from objectives.limits import CostFunction
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
+from studies.design_rules import DesignRules
 from studies.executors import WorkerDied, Workers
-from studies.samplers import DesignRules, FeasibleSampler
+from studies.gaussian_guide import CostOf
+from studies.samplers import FeasibleSampler, by_macs
 from studies.settings import StudySettings
 from studies.storage import (
     COSTS,
@@ -45,7 +47,8 @@ MAX_CONSECUTIVE_FAILURES = 5
 class Search:
     """A study to be made or gone on with.
 
-    cost: cost of an architecture at the limits' image size.
+    cost: cost of an architecture at the limits' image size. lowered: the value that trials lower,
+    of any candidate.
     """
 
     study_name: str
@@ -53,6 +56,7 @@ class Search:
     settings: StudySettings
     space: Space
     cost: CostFunction
+    lowered: CostOf = by_macs
 
     @property
     def rules(self) -> DesignRules:
@@ -96,6 +100,7 @@ class _Driver:
             seed=settings.seed,
             lookahead=settings.lookahead,
             starts=tuple(map(Architecture.from_key, settings.starts)),
+            lowered=search.lowered,
         )
 
     def run(self, budget: int, progress: Progress) -> None:

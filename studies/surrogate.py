@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from nas.fidelity import kendall_tau
 from search_spaces.space import Space
-from studies.samplers import Candidate
+from studies.design_rules import Candidate
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,8 @@ BOUNDS = {
 }
 """Where the likelihood is searched, in units of the table's variance; costs differ by their
 natural logarithm, genes by the share of them that differs."""
+
+LEAST_NOISE = BOUNDS["noise_variance"][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,24 @@ class Surrogate:
     difference of their genes, in ranks for numbers and 0 or 1 for names, c the distance of their
     logarithmic MACs and parameters. v, l, w, m and the noise are those of the highest likelihood.
 
+    doubts: standard deviation of each row's root AP beyond the noise of all; None: none.
+    parameters: another surrogate's, in place of the likeliest. least_noise: share of the rows'
+    variance that is noise at least. (Genes alone can explain any scatter of different networks.)
+
     Raises:
         ValueError: there are fewer than FEWEST_ROWS rows, or all have one AP.
     """
 
-    def __init__(self, space: Space, candidates: Sequence[Candidate], aps: Sequence[float]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        candidates: Sequence[Candidate],
+        aps: Sequence[float],
+        *,
+        doubts: Sequence[float] | None = None,
+        parameters: Array | None = None,
+        least_noise: float = LEAST_NOISE,
+    ) -> None:
         if len(candidates) < FEWEST_ROWS:
             raise ValueError(f"candidates must be at least {FEWEST_ROWS}, got {len(candidates)}")
         roots = np.sqrt(np.asarray(aps, dtype=np.float64))
@@ -80,16 +95,29 @@ class Surrogate:
         self._genes, self._costs = self._features(candidates)
         self._distances = _distances(self._genes, self._costs, self._genes, self._costs)
         values = (roots - self._mean) / self._spread
-        self._parameters = _most_likely(self._distances, values)
-        matrix = _noisy_covariance(self._distances, self._parameters)
+        doubt = np.zeros(len(roots)) if doubts is None else np.asarray(doubts) / self._spread
+        if parameters is None:
+            parameters = _most_likely(self._distances, values, doubt**2, least_noise)
+        self.parameters = parameters
+        self._doubt = np.diag(doubt**2)
+        matrix = _noisy_covariance(self._distances, self.parameters) + self._doubt
         self._factor = cho_factor(matrix, lower=True)
         self._weights: Array = cho_solve(self._factor, values)
         self._aps = np.asarray(aps, dtype=np.float64)
-        self.noise = self._spread * float(np.sqrt(self._parameters[-1]))
+        self.noise = self._spread * float(np.sqrt(self.parameters[-1]))
 
     def expected(self, candidate: Candidate) -> float:
         """The AP that is most likely, noise left out."""
         return max(0.0, self._root(candidate)) ** 2
+
+    def guess(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
+        """Root AP that is most likely and its standard deviation, noise left out; (N,) each."""
+        genes, costs = self._features(candidates)
+        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
+        explained = (to_rows * cho_solve(self._factor, to_rows.T).T).sum(axis=1)
+        gene_variance, _, cost_variance, *_ = self.parameters
+        left = np.maximum(0.0, gene_variance + cost_variance - explained)
+        return self._mean + self._spread * (to_rows @ self._weights), self._spread * np.sqrt(left)
 
     def observed(self, candidate: Candidate, *, seed: int) -> float:
         """The AP of one fit: with noise that the seed and the architecture decide."""
@@ -104,8 +132,8 @@ class Surrogate:
         to the mean, the more the less is known. Drawn functions have the best of them right.
         """
         genes, costs = self._features(candidates)
-        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self._parameters)
-        among = _covariance(_distances(genes, costs, genes, costs), self._parameters)
+        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
+        among = _covariance(_distances(genes, costs, genes, costs), self.parameters)
         left = among - to_rows @ cho_solve(self._factor, to_rows.T)
         factor = np.linalg.cholesky(left + JITTER * np.eye(len(left)))
         normal = np.random.default_rng(seed).standard_normal(len(left))
@@ -118,7 +146,8 @@ class Surrogate:
 
         seed: of the bootstrap that tau's interval comes from.
         """
-        inverse = np.linalg.inv(_noisy_covariance(self._distances, self._parameters))
+        covariance = _noisy_covariance(self._distances, self.parameters) + self._doubt
+        inverse = np.linalg.inv(covariance)
         missed = self._spread * self._weights / np.diag(inverse)
         roots = np.sqrt(self._aps)
         guessed = np.maximum(0.0, roots - missed) ** 2
@@ -137,7 +166,7 @@ class Surrogate:
 
     def _root(self, candidate: Candidate) -> float:
         distances = _distances(*self._features([candidate]), self._genes, self._costs)
-        guess = _covariance(distances, self._parameters)[0] @ self._weights
+        guess = _covariance(distances, self.parameters)[0] @ self._weights
         return self._mean + self._spread * float(guess)
 
     def _features(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
@@ -173,14 +202,18 @@ def _noisy_covariance(distances: tuple[Array, Array], parameters: Array) -> Arra
     return _covariance(distances, parameters) + noise
 
 
-def _most_likely(distances: tuple[Array, Array], values: Array) -> Array:
-    """The parameters, in the order of BOUNDS, of the highest likelihood."""
+def _most_likely(
+    distances: tuple[Array, Array], values: Array, doubt: Array, least_noise: float
+) -> Array:
+    """The parameters, in the order of BOUNDS, of the highest likelihood. doubt: variances."""
 
     def cost(logarithms: Array) -> float:
-        factor = cho_factor(_noisy_covariance(distances, np.exp(logarithms)), lower=True)
+        matrix = _noisy_covariance(distances, np.exp(logarithms)) + np.diag(doubt)
+        factor = cho_factor(matrix, lower=True)
         fit = values @ cho_solve(factor, values) / 2
         return float(fit + np.log(np.diag(factor[0])).sum())
 
-    bounds = np.log(np.array(list(BOUNDS.values())))
+    ranges = {**BOUNDS, "noise_variance": (least_noise, BOUNDS["noise_variance"][1])}
+    bounds = np.log(np.array(list(ranges.values())))
     found = minimize(cost, bounds.mean(axis=1), method="L-BFGS-B", bounds=bounds)
     return np.asarray(np.exp(found.x), dtype=np.float64)

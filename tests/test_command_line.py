@@ -125,7 +125,7 @@ def test_the_file_runs_as_a_program() -> None:
     ("arguments", "message"),
     [
         ("--budget 0", "--budget must be at least 1 trial, got 0"),
-        ("--budget 4 --sampler tpee", "unknown sampler 'tpee'; known: nsga2, random, tpe. Did"),
+        ("--budget 4 --sampler tpee", "unknown sampler 'tpee'; known: gp, nsga2, random, tpe. Did"),
         ("--budget 4 --objective flops", "unknown objective 'flops'; known: latency, macs."),
         ("--budget 4 --device cudda", "unknown device 'cudda'; known: auto, cpu, cuda. Did"),
         ("--budget 4 --study a/b", "a study's name is its folder's"),

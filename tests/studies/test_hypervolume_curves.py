@@ -11,8 +11,8 @@ import pytest
 from objectives.limits import Limits
 from search_spaces.space import SPACE
 from studies import hypervolume_curves
+from studies.design_rules import Candidate, DesignRules
 from studies.hypervolume_curves import Box, Ground, Run, compare_with_random, comparison_line
-from studies.samplers import Candidate, DesignRules
 from studies.storage import TrialRow
 from tests.studies.made_up_rows import made_up_ap
 from tests.studies.toy import LIMITS, toy_cost

@@ -14,6 +14,7 @@ from data.errors import UserError
 from objectives.limits import CostFunction, Limits
 from search_spaces.space import SPACE
 from studies import replay as module
+from studies.design_rules import Candidate, DesignRules
 from studies.replay import (
     COLUMNS,
     CONTENDERS,
@@ -25,7 +26,6 @@ from studies.replay import (
     comparison_cells,
     load_table,
 )
-from studies.samplers import Candidate, DesignRules
 from tests.studies.made_up_rows import made_up_rows
 from tests.studies.toy import LIMITS, toy_cost
 

@@ -16,6 +16,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies.executors import Evaluate, InProcess, Workers, local_workers
 from studies.search import FAILURE, Search, run_search
+from studies.settings import SAMPLERS
 from studies.storage import Score, completed_trials, load_study
 from tests.studies.toy import (
     BUDGET,
@@ -38,7 +39,7 @@ def keys_of(search: Search) -> list[str]:
     return [trial.user_attrs["key"] for trial in study.get_trials(deepcopy=False)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_trials_are_feasible_distinct_and_complete_or_stopped(tmp_path: Path, sampler: str) -> None:
     search = toy_search(tmp_path, toy_settings(sampler=sampler))
     rows = run_search(search, in_process(), budget=40)
@@ -84,7 +85,7 @@ def test_trials_are_stopped_by_what_their_choice_could_know_of(tmp_path: Path) -
     assert len(spared) < len(stopped) / 4
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_growing_a_study_makes_the_trials_of_a_straight_run(tmp_path: Path, sampler: str) -> None:
     settings = toy_settings(sampler=sampler)
     straight, grown = toy_search(tmp_path / "a", settings), toy_search(tmp_path / "b", settings)

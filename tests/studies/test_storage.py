@@ -131,7 +131,7 @@ def test_notes_are_kept(
 def test_settings_refuse_bad_values() -> None:
     with pytest.raises(UserError, match=r"unknown objective 'mac'.*Did you mean 'macs'"):
         StudySettings(space="", data="", objective="mac")
-    with pytest.raises(UserError, match=r"unknown sampler 'cmaes'; known: nsga2, random, tpe"):
+    with pytest.raises(UserError, match=r"unknown sampler 'cmaes'; known: gp, nsga2, random, tpe"):
         StudySettings(space="", data="", sampler="cmaes")
     with pytest.raises(ValueError, match=r"lookahead must be at least 1, got 0"):
         StudySettings(space="", data="", lookahead=0)

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies import surrogate
-from studies.samplers import Candidate, DesignRules
+from studies.design_rules import Candidate, DesignRules
 from studies.surrogate import Surrogate
 from tests.studies.made_up_rows import made_up_ap, made_up_rows
 from tests.studies.toy import LIMITS, toy_cost
@@ -56,7 +56,7 @@ def test_the_check_is_a_guess_without_the_row(monkeypatch: pytest.MonkeyPatch) -
     """Worked out by leaving each row out, with the covariance of the whole table."""
     candidates, aps = table()
     whole = Surrogate(SPACE, candidates, aps)
-    monkeypatch.setattr(surrogate, "_most_likely", lambda *_: whole._parameters)
+    monkeypatch.setattr(surrogate, "_most_likely", lambda *_: whole.parameters)
     guesses = []
     for left_out in range(len(aps)):
         others = [i for i in range(len(aps)) if i != left_out]

@@ -1,0 +1,65 @@
+"""What a search may build, and what each of its proposals is known to cost before it is trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+
+from objectives.cost import Cost
+from objectives.limits import CostFunction, Limits
+from search_spaces.architecture import Architecture
+from search_spaces.space import Genotype, Space
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An architecture with its key, its canonical genotype and its cost."""
+
+    key: str
+    genotype: Genotype
+    architecture: Architecture
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class DesignRules:
+    """What may be built: a space, what its members cost, and the limits on that."""
+
+    space: Space
+    cost: CostFunction
+    limits: Limits
+    _seen: dict[str, Candidate] = field(default_factory=dict, repr=False, compare=False)
+
+    def candidate(self, genotype: Genotype) -> Candidate:
+        """The candidate that a genotype, canonical or not, stands for; remembered."""
+        architecture = self.space.decode(genotype)
+        if architecture.key not in self._seen:
+            self._seen[architecture.key] = self._describe(architecture)
+        return self._seen[architecture.key]
+
+    def glance(self, genotype: Genotype) -> Candidate:
+        """The same, forgotten again: for the many that are only looked at."""
+        return self._describe(self.space.decode(genotype))
+
+    def _describe(self, architecture: Architecture) -> Candidate:
+        canonical = self.space.encode(architecture)
+        return Candidate(architecture.key, canonical, architecture, self.cost(architecture))
+
+    @property
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """Every gene as an Optuna parameter with a static range."""
+        return {gene.name: CategoricalDistribution(gene.choices) for gene in self.space.genes}
+
+    def parameters(self, genotype: Genotype) -> dict[str, int | str]:
+        """Gene name -> chosen value."""
+        genes = zip(self.space.genes, genotype, strict=True)
+        return {gene.name: gene.choices[index] for gene, index in genes}
+
+    def genotype(self, parameters: Mapping[str, Any]) -> Genotype:
+        """The genotype of Optuna parameters.
+
+        Raises:
+            KeyError: a gene has no value.
+        """
+        return tuple(gene.choices.index(parameters[gene.name]) for gene in self.space.genes)
