@@ -24,6 +24,7 @@ from studies.chosen import RetrainOptions, plan_retrain
 from studies.fidelity_stage import FidelityRequest, study_fidelity
 from studies.front import read_front
 from studies.main_job import JobRequest, run_job
+from studies.search import Search
 from studies.storage import completed_trials, load_study
 from studies.workspace import Choice, Workspace
 from tests.objectives.made_up_table import made_up_table, made_up_us
@@ -235,6 +236,27 @@ def test_a_latency_study_sums_its_table_and_keeps_it(tmp_path: Path) -> None:
     other = latency_request(tmp_path, replace(table, device="laptop"))
     with pytest.raises(UserError, match="latency_device was 'phone' and is now 'laptop'"):
         run_job(other)
+
+
+def test_a_sampler_knows_what_its_study_lowers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Search] = []
+
+    def see(search: Search, *_args: object, **_options: object) -> None:
+        seen.append(search)
+        raise UserError("seen enough")
+
+    monkeypatch.setattr("studies.main_job.run_search", see)
+    table = made_up_table()
+    for request in (latency_request(tmp_path, table), tiny_request(tmp_path / "runs", study="b")):
+        with pytest.raises(UserError, match="seen enough"):
+            run_job(request)
+    by_latency, by_macs = seen
+    smallest = by_macs.rules.candidate(SPACE.encode(SPACE.corner(largest=False)))
+    assert by_macs.lowered(smallest) == smallest.cost.macs
+    latency_us = table.latency_us(smallest.architecture)
+    assert by_latency.lowered(smallest) == pytest.approx(latency_us / 1000)
 
 
 @pytest.mark.parametrize(
