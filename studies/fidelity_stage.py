@@ -43,8 +43,9 @@ class FidelityPlan:
 
     cost: name of the value that the study lowers. data_hash: of its shards. proxy: how its trials
     were judged. alone: the longer fit from scratch. candidates: how many get it to be compared.
-    finalists: how many, nearest the front, get it in the finals; 0 or None for no finals. seed: of
-    the draw of candidates, of first weights and of the split that is fitted and judged on.
+    finalists: how many, nearest the front, get it in the finals; 0 or None for no finals. lengthen:
+    whether finals are of fewer networks, fitted longer, where trials are not to be trusted. seed:
+    of the draw of candidates, of first weights and of the split that is fitted and judged on.
     """
 
     workspace: Workspace
@@ -56,6 +57,7 @@ class FidelityPlan:
     finalists: int | None
     seed: int
     workers: int
+    lengthen: bool = True
 
     def fits(self, settings: FitSettings) -> AloneFits:
         """Fits alone with these settings."""
@@ -75,7 +77,7 @@ class FidelityRequest:
     """What a person asks of a study that has been searched. None: as the study's schedule has it,
     for workers one for each core.
 
-    steps: of a fit alone.
+    steps: of a fit alone, in the finals too, however trials turn out.
     """
 
     workspace: Workspace
@@ -128,6 +130,7 @@ def study_fidelity(
         finalists=schedule.finalists if request.finalists is None else request.finalists,
         seed=request.seed,
         workers=request.workers or (1 if device.type == "cuda" else usable_cores()),
+        lengthen=request.steps is None,
     )
     return measure_fidelity(plan, rows, say=say, progress=progress)
 
@@ -244,13 +247,15 @@ def _finals(
         return None
     settings, count = plan.alone, plan.finalists
     if not is_trusted:
+        say(
+            f"tau is under {TRUSTED_TAU}: the order of trials is not to be trusted. For better "
+            f"trials, search with --proxy-steps {LONGER * plan.proxy.settings.fit.steps} and "
+            "another --study name"
+        )
+    if not is_trusted and plan.lengthen:
         settings = replace(settings, steps=LONGER * settings.steps)
         count = max(1, count // LONGER)
-        say(
-            f"tau is under {TRUSTED_TAU}: the order of trials is not to be trusted; the finals "
-            f"have fits {LONGER} times as long, of fewer networks. For better trials, search with "
-            f"--proxy-steps {LONGER * plan.proxy.settings.fit.steps} and another --study name"
-        )
+        say(f"the finals have fits {LONGER} times as long, of fewer networks")
     nearest = nearest_front(points_of(rows, plan.cost), count)
     finalists = [rows[i] for i in sorted(nearest)]
     scores = plan.fits(settings).scores(finalists, label="finals", progress=progress)

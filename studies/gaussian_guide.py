@@ -16,7 +16,7 @@ so that the next one is another.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import linregress, norm
+from threadpoolctl import ThreadpoolController
 
-from nas.pareto import nearest_front, pareto_front
+from nas.pareto import nearest_front, pareto_front, spread
 from nas.stop_rule import RUNG_SCORES
 from search_spaces.space import Genotype
 from studies.design_rules import Candidate, DesignRules
@@ -41,6 +42,9 @@ MEMORY = 300
 FORGET_EVERY = 100
 LEARN_EVERY = 20
 """Finished trials after which the memory, and the surrogate's parameters, are renewed."""
+
+LEARN_ROWS = 120
+"""Trials, of all that are remembered, that the parameters are learned from."""
 
 LEAST_NOISE = 0.2
 """Share of the trials' variance in root AP that is noise at least: of networks of like cost three
@@ -82,19 +86,27 @@ class GaussianGuide:
         self._memory: tuple[int, frozenset[int]] = (0, frozenset())
         self._learned: tuple[int, Array | None] = (0, None)
         self._drawn: list[Candidate] | None = None
+        self._threads = ThreadpoolController().select(user_api="blas")
 
     def draws(
         self, number: int, told: Sequence[FrozenTrial], tried: Mapping[int, Candidate]
-    ) -> Iterator[Genotype]:
+    ) -> list[Genotype]:
         """Feasible genotypes, the most promising first; none while too little is known.
 
         told: the finished trials that may be known, in their order. tried: what every trial before
         this one tries, by its number; those that are not told are in flight.
         """
+        with self._threads.limit(limits=1):  # small matrices; the workers have the cores
+            return self._ranked(number, told, tried)
+
+    def _ranked(
+        self, number: int, told: Sequence[FrozenTrial], tried: Mapping[int, Candidate]
+    ) -> list[Genotype]:
+        """What `draws` gives."""
         parameters = self._parameters(told, tried)
         results = self._results(told, tried)
         if parameters is None or not _can_learn(results):
-            return
+            return []
         running = [tried[i] for i in range(len(told), number)]
         results += self._as_guessed(results, running, parameters)
         surrogate = _learn(self._rules, results, parameters)
@@ -105,13 +117,12 @@ class GaussianGuide:
         parents = [candidates[i].genotype for i in nearest_front(points, PARENTS)]
         pool = self._pool(number, parents, {candidate.key for candidate in tried.values()})
         if not pool:
-            return
+            return []
         costs = self._log_costs(pool)
         highest = max(*costs, *(cost for cost, _ in points))
         steps = FrontSteps.of(points, highest=highest)
         gains = steps.expected_gain(np.array(costs), *surrogate.guess(pool))
-        for i in np.argsort(-gains, kind="stable"):
-            yield pool[i].genotype
+        return [pool[i].genotype for i in np.argsort(-gains, kind="stable")]
 
     def _parameters(
         self, told: Sequence[FrozenTrial], tried: Mapping[int, Candidate]
@@ -119,7 +130,8 @@ class GaussianGuide:
         """The surrogate's, learned from the first so many trials; None while they are too few."""
         due = len(told) // LEARN_EVERY * LEARN_EVERY
         if due != self._learned[0]:
-            results = self._results(told[:due], tried)
+            every = self._results(told[:due], tried)
+            results = [every[i] for i in spread(range(len(every)), LEARN_ROWS)]
             learned = _learn(self._rules, results, None).parameters if _can_learn(results) else None
             self._learned = due, learned
         return self._learned[1]

@@ -207,7 +207,7 @@ class FeasibleSampler(BaseSampler):
         else:
             past = earlier[: max(0, number - self._lookahead + 1)]
             told = list(takewhile(lambda trial: trial.state.is_finished(), past))
-            draws = self._guide.draws(number, told, tried)
+            draws = iter(self._guide.draws(number, told, tried))
         if number < len(self._starts):
             next(draws, None)  # the base sampler notes the trial's generation when it is asked
             draws = iter((self._starts[number].genotype,))

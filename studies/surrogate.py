@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
 
 from nas.fidelity import kendall_tau
 from search_spaces.space import Space
@@ -170,13 +171,17 @@ class Surrogate:
         return self._mean + self._spread * float(guess)
 
     def _features(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
-        """Genes (N, genes), numbers as ranks in 0..1 and names as whole numbers; costs (N, 2)."""
-        steps = [
-            max(1, len(gene.choices) - 1) if isinstance(gene.choices[0], int) else 1
-            for gene in self._space.genes
-        ]
-        genes = np.array([candidate.genotype for candidate in candidates]) / np.array(steps)
+        """Genes (N, columns) whose distances by the sum of absolute differences are from 0 to 1:
+        a number's rank in one column, a name as a half in one of several. Costs (N, 2)."""
+        genotypes = np.array([candidate.genotype for candidate in candidates])
+        columns = []
+        for gene, chosen in zip(self._space.genes, genotypes.T, strict=True):
+            if isinstance(gene.choices[0], int):
+                columns.append(chosen[:, None] / max(1, len(gene.choices) - 1))
+            else:
+                columns.append((chosen[:, None] == np.arange(len(gene.choices))) / 2)
         costs = [(candidate.cost.macs, candidate.cost.params) for candidate in candidates]
+        genes = np.concatenate(columns, axis=1) / len(columns)
         return genes, np.log(np.array(costs, dtype=np.float64))
 
 
@@ -184,9 +189,8 @@ def _distances(
     genes: Array, costs: Array, other_genes: Array, other_costs: Array
 ) -> tuple[Array, Array]:
     """Mean difference of genes, in 0..1, and mean squared difference of costs; (N, M) each."""
-    differing = np.minimum(np.abs(genes[:, None] - other_genes[None]), 1.0).mean(axis=2)
-    apart = ((costs[:, None] - other_costs[None]) ** 2).mean(axis=2)
-    return differing, apart
+    differing = cdist(genes, other_genes, "cityblock")
+    return differing, cdist(costs, other_costs, "sqeuclidean") / costs.shape[1]
 
 
 def _covariance(distances: tuple[Array, Array], parameters: Array) -> Array:

@@ -203,6 +203,19 @@ def test_where_trials_are_not_to_be_trusted_the_finals_are_longer_and_fewer(
     assert any("tau is under 0.4" in line and "--proxy-steps 2" in line for line in said)
 
 
+def test_steps_that_a_person_gives_are_the_finals_too(
+    request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = search_scores(request_)
+    fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
+    said: list[str] = []
+    record = study_fidelity(replace(request_, steps=3), say=said.append)
+    assert (record["alone"]["steps"], record["finals"]["steps"]) == (3, 3)
+    assert len(networks_of(record)) == 4
+    assert any("tau is under 0.4" in line for line in said)
+    assert not any("times as long" in line for line in said)
+
+
 def test_without_finalists_the_front_stays_that_of_the_trials(
     request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,8 +101,7 @@ def test_a_stopped_trial_is_guessed_from_its_last_rung_with_their_doubt() -> Non
 def proposals(told: Sequence[FrozenTrial], *, flying: int = 0, seed: int = 0) -> list[str]:
     tried = dict(enumerate(strangers(len(told) + flying)))
     guide = GaussianGuide(RULES, by_macs, seed=seed)
-    drawn = guide.draws(len(tried), told, tried)
-    return [RULES.glance(genotype).key for genotype in drawn]
+    return [RULES.glance(genotype).key for genotype in guide.draws(len(tried), told, tried)]
 
 
 def test_proposals_keep_the_limits_and_are_new() -> None:
