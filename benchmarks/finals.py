@@ -37,12 +37,14 @@ INTERVAL = (0.05, 0.95)
 class Finals:
     """Networks that a search ended with, fitted alone for `steps` steps.
 
-    deviations: standard deviations of `aps`. made_of: what two searches must agree in.
+    trial_aps: what they had as trials. deviations: standard deviations of `aps`. made_of: what two
+    searches must agree in.
     """
 
     study: str
     macs: Sequence[int]
     aps: Sequence[float]
+    trial_aps: Sequence[float]
     deviations: Sequence[float]
     made_of: dict[str, Any]
 
@@ -80,6 +82,7 @@ def read_finals(folder: Path) -> Finals:
             for one in networks
         ],
         aps=[one["ap"] for one in networks],
+        trial_aps=[one["trial_ap"] for one in networks],
         deviations=[_deviation(*one["ap_interval"]) for one in networks],
         made_of={
             "data": record["data_hash"],
@@ -113,7 +116,12 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
     return {
         "box": {"least_macs": box[0], "highest_macs": box[1]},
         "studies": [
-            {"study": finals.study, "networks": len(finals.aps), "share": finals.area(box)}
+            {
+                "study": finals.study,
+                "networks": len(finals.aps),
+                "share": finals.area(box),
+                "share_as_trials": finals.area(box, finals.trial_aps),
+            }
             for finals in (one, other)
         ],
         "difference": one.area(box) - other.area(box),

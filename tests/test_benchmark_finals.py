@@ -18,7 +18,8 @@ def finals(
     study: str, *points: tuple[int, float], deviation: float = 0.0, **made_of: Any
 ) -> Finals:
     macs, aps = zip(*points, strict=True)
-    return Finals(study, macs, aps, [deviation] * len(aps), {"data": "x", **made_of})
+    trial_aps = [ap / 2 for ap in aps]
+    return Finals(study, macs, aps, trial_aps, [deviation] * len(aps), {"data": "x", **made_of})
 
 
 def fidelity(folder: Path, networks: list[dict[str, Any]] | None) -> Path:
@@ -39,6 +40,7 @@ def test_shares_are_of_one_box() -> None:
     found = compare(one, other, max_macs=10_000, draws=10, seed=0)
     assert found["box"] == {"least_macs": 100, "highest_macs": 10_000}
     assert [study["share"] for study in found["studies"]] == pytest.approx([0.5, 0.4])
+    assert [study["share_as_trials"] for study in found["studies"]] == pytest.approx([0.25, 0.2])
     assert found["difference"] == pytest.approx(0.1)
     assert found["difference_interval"] == pytest.approx([0.1, 0.1])  # exact APs
 
@@ -57,9 +59,9 @@ def test_finals_of_other_fits_are_not_compared() -> None:
 
 
 def test_a_record_is_read_with_the_costs_of_its_networks(tmp_path: Path) -> None:
-    row = {"trial": 3, "key": SMALLEST, "ap": 0.2, "ap_interval": [0.1, 0.3]}
+    row = {"trial": 3, "key": SMALLEST, "trial_ap": 0.1, "ap": 0.2, "ap_interval": [0.1, 0.3]}
     found = read_finals(fidelity(tmp_path / "toy", [row]))
-    assert (found.study, found.aps) == ("toy", [0.2])
+    assert (found.study, found.aps, found.trial_aps) == ("toy", [0.2], [0.1])
     assert found.macs[0] > 0
     assert found.deviations == pytest.approx([0.2 / (2 * 1.644854)])
     assert found.made_of["fit"] == {"steps": 20, "batch_size": 4}
