@@ -22,14 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import linregress, norm
+from optuna.trial import FrozenTrial
+from scipy.stats import norm
 from threadpoolctl import ThreadpoolController
 
 from nas.pareto import nearest_front, pareto_front, spread
-from nas.stop_rule import RUNG_SCORES
 from search_spaces.space import Genotype
 from studies.design_rules import Candidate, DesignRules
+from studies.rung_guesses import RungGuesses
 from studies.surrogate import FEWEST_ROWS, Surrogate
 from studies.trial_memory import remembered
 
@@ -55,9 +55,6 @@ STRANGERS, RELATIVES = 500, 100
 
 PARENTS = 20
 CHANGED_GENES = (1, 2, 3)
-
-FEWEST_PAIRS = 5
-"""Whole fits that a rung's guess is learned from."""
 
 NODES: Array = norm.ppf((np.arange(16) + 0.5) / 16)
 """Where expectations over a normal distribution are taken, equally likely each."""
@@ -144,7 +141,7 @@ class GaussianGuide:
             numbers = remembered(told[:forgotten], directions, MEMORY - FORGET_EVERY)
             self._memory = forgotten, frozenset(numbers)
         kept = [t for t in told if t.number >= forgotten or t.number in self._memory[1]]
-        rungs = _RungGuesses(kept)
+        rungs = RungGuesses(kept)
         return [
             Result(tried[trial.number], *known)
             for trial in kept
@@ -205,42 +202,6 @@ def _learn(rules: DesignRules, results: Sequence[Result], parameters: Array | No
         parameters=parameters,
         least_noise=LEAST_NOISE,
     )
-
-
-class _RungGuesses:
-    """The AP of a whole fit, guessed from its last rung's score: a straight line between the roots
-    of both, through the trials that went on."""
-
-    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        pairs: dict[int, list[tuple[float, float]]] = {}
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE:
-                for rung, score in enumerate(trial.user_attrs.get(RUNG_SCORES, ())):
-                    pairs.setdefault(rung, []).append((score, trial.values[0]))
-        self._lines = {
-            rung: _line(np.sqrt(np.array(known)))
-            for rung, known in pairs.items()
-            if len(known) >= FEWEST_PAIRS
-        }
-
-    def ap_and_doubt(self, trial: FrozenTrial) -> tuple[float, float] | None:
-        """None for a trial that failed, or of whose last rung too little is known."""
-        if trial.state == TrialState.COMPLETE:
-            return float(trial.values[0]), 0.0
-        scores = trial.user_attrs.get(RUNG_SCORES, ())
-        if trial.state != TrialState.PRUNED or len(scores) - 1 not in self._lines:
-            return None
-        start, slope, doubt = self._lines[len(scores) - 1]
-        return max(0.0, start + slope * math.sqrt(scores[-1])) ** 2, doubt
-
-
-def _line(roots: Array) -> tuple[float, float, float]:
-    """Start, slope and scatter of the least-squares line. roots: (N, 2), from and to."""
-    if np.ptp(roots[:, 0]) == 0:
-        return float(roots[:, 1].mean()), 0.0, float(roots[:, 1].std())
-    line = linregress(roots[:, 0], roots[:, 1])
-    scatter = (roots[:, 1] - line.intercept - line.slope * roots[:, 0]).std()
-    return float(line.intercept), float(line.slope), float(scatter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies import gaussian_guide
 from studies.design_rules import Candidate, DesignRules
-from studies.gaussian_guide import FrontSteps, GaussianGuide, _RungGuesses
+from studies.gaussian_guide import FrontSteps, GaussianGuide
 from studies.replay import ours
 from studies.samplers import by_macs
 from tests.studies.made_up_rows import made_up_ap
@@ -77,25 +77,6 @@ def strangers(count: int) -> list[Candidate]:
 
 def whole_trials(count: int) -> list[FrozenTrial]:
     return [trial(i, one, made_up_ap(one.architecture)) for i, one in enumerate(strangers(count))]
-
-
-def test_a_stopped_trial_is_guessed_from_its_last_rung_with_their_doubt() -> None:
-    candidate = strangers(1)[0]
-    scores = [0.01 * n for n in range(1, 9)]
-    scatter = [0.01 * (-1) ** n for n in range(8)]
-    whole = [
-        trial(n, candidate, (0.1 + 2 * math.sqrt(score) + off) ** 2, score, 0.5)
-        for n, (score, off) in enumerate(zip(scores, scatter, strict=True))
-    ]
-    guesses = _RungGuesses(whole)
-    ap, doubt = guesses.ap_and_doubt(trial(9, candidate, math.nan, 0.04)) or (0.0, 0.0)
-    assert [ap, doubt] == pytest.approx([0.5**2, 0.01], rel=0.1)
-    assert guesses.ap_and_doubt(whole[0]) == (whole[0].values[0], 0)
-    roots = np.sqrt([one.values[0] for one in whole])
-    ap, doubt = guesses.ap_and_doubt(trial(9, candidate, math.nan, 0.04, 0.5)) or (0.0, 0.0)
-    assert [ap, doubt] == pytest.approx([roots.mean() ** 2, roots.std()]), "all had this score"
-    assert guesses.ap_and_doubt(trial(9, candidate, math.nan, 0.04, 0.5, 0.6)) is None
-    assert _RungGuesses(whole[:4]).ap_and_doubt(trial(9, candidate, math.nan, 0.04)) is None
 
 
 def proposals(told: Sequence[FrozenTrial], *, flying: int = 0, seed: int = 0) -> list[str]:

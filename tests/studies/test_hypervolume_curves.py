@@ -7,12 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState, create_trial
 
+from nas.stop_rule import RUNG_SCORES
 from objectives.limits import Limits
 from search_spaces.space import SPACE
 from studies import hypervolume_curves
 from studies.design_rules import Candidate, DesignRules
-from studies.hypervolume_curves import Box, Ground, Run, compare_with_random, comparison_line
+from studies.hypervolume_curves import (
+    Box,
+    Ground,
+    Run,
+    StoppedRow,
+    compare_with_random,
+    comparison_line,
+    stopped_rows,
+)
 from studies.storage import TrialRow
 from tests.studies.made_up_rows import made_up_ap
 from tests.studies.toy import LIMITS, toy_cost
@@ -123,6 +133,48 @@ def test_a_trial_that_was_stopped_uses_up_its_number() -> None:
         assert curve[26] == curve[28]
     straight = compare_with_random(run_of(candidates), ground())
     assert found["measured"][5:27] == straight["measured"][2:]
+
+
+def test_stopped_trials_keep_random_architectures_from_being_thought_as_good_as_the_others() -> (
+    None
+):
+    """A random run whose worse half was stopped: who knows the other half alone is too kind to
+    random."""
+    candidates = drawn(80)
+    whole = run_of(candidates)
+    roots = np.sqrt([made_up_ap(one.architecture) for one in candidates])
+    size = np.log([one.cost.macs for one in candidates])
+    line = np.polynomial.Polynomial.fit(size, roots, 1)
+    worse = {i for i in range(80) if roots[i] < line(size[i])}
+    kept = [row for row in whole.rows if row.trial not in worse]
+    stopped = [
+        StoppedRow(row.trial, row.key, row.macs, row.ap, doubt=0.02)
+        for row in whole.rows
+        if row.trial in worse
+    ]
+    blind, seeing = Run(kept, 80, "macs"), Run(kept, 80, "macs", stopped)
+    random = {
+        name: compare_with_random(run, ground())["final"]["random"]
+        for name, run in {"whole": whole, "blind": blind, "seeing": seeing}.items()
+    }
+    assert random["blind"] > 1.05 * random["whole"]
+    assert random["seeing"] == pytest.approx(random["whole"], rel=0.05)
+    assert seeing.first(40).stopped == [row for row in stopped if row.trial < 40]
+
+
+def test_stopped_trials_of_a_study_are_found_with_what_is_likely_of_them() -> None:
+    attributes = {"key": "x", "macs": 7}
+    whole = [
+        create_trial(values=[0.1 * n, 7], user_attrs={**attributes, RUNG_SCORES: [0.01 * n]})
+        for n in range(1, 7)
+    ]
+    stopped = create_trial(state=TrialState.PRUNED, user_attrs={**attributes, RUNG_SCORES: [0.04]})
+    stopped.number = 9
+    failed = create_trial(state=TrialState.FAIL)
+    (row,) = stopped_rows([*whole, stopped, failed])
+    assert (row.trial, row.key, row.macs) == (9, "x", 7)
+    assert row.ap == pytest.approx(0.4)
+    assert stopped_rows([stopped, failed]) == []
 
 
 def test_long_runs_are_compared_as_far_as_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
