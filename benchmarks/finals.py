@@ -23,12 +23,12 @@ from scipy.stats import norm
 from data.errors import UserError
 from data.files import write_json
 from data.quantities import parse_quantity
-from nas.pareto import hypervolume
 from nas.records import record_header
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from studies.front import FIDELITY, FINALS
+from studies.hypervolume_curves import Box
 
 INTERVAL = (0.05, 0.95)
 
@@ -48,14 +48,9 @@ class Finals:
     deviations: Sequence[float]
     made_of: dict[str, Any]
 
-    def area(self, box: tuple[int, int], aps: Sequence[float] | None = None) -> float:
-        """The share of the box that is dominated. box: least and highest MACs."""
-        least, highest = map(math.log, box)
-        points = [
-            (math.log(macs), ap)
-            for macs, ap in zip(self.macs, self.aps if aps is None else aps, strict=True)
-        ]
-        return hypervolume(points, reference=(highest, 0.0)) / (highest - least)
+    def share(self, box: Box, aps: Sequence[float]) -> float:
+        """What the networks dominate of the box, with these APs."""
+        return box.share(list(zip(map(math.log, self.macs), aps, strict=True)))
 
 
 def read_finals(folder: Path) -> Finals:
@@ -108,30 +103,32 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
                 f"the finals of {one.study} and {other.study} have another {name}: {value} and "
                 f"{other.made_of[name]}; hold them with the same"
             )
-    box = min(*one.macs, *other.macs), max_macs
+    box = Box(min(*one.macs, *other.macs), max_macs)
+    shares = [finals.share(box, finals.aps) for finals in (one, other)]
     generator = np.random.default_rng(seed)
     differences = [
-        _drawn_area(one, box, generator) - _drawn_area(other, box, generator) for _ in range(draws)
+        _drawn_share(one, box, generator) - _drawn_share(other, box, generator)
+        for _ in range(draws)
     ]
     return {
-        "box": {"least_macs": box[0], "highest_macs": box[1]},
+        "box": {"least_macs": box.least, "highest_macs": box.highest},
         "studies": [
             {
                 "study": finals.study,
                 "networks": len(finals.aps),
-                "share": finals.area(box),
-                "share_as_trials": finals.area(box, finals.trial_aps),
+                "share": share,
+                "share_as_trials": finals.share(box, finals.trial_aps),
             }
-            for finals in (one, other)
+            for finals, share in zip((one, other), shares, strict=True)
         ],
-        "difference": one.area(box) - other.area(box),
+        "difference": shares[0] - shares[1],
         "difference_interval": np.quantile(differences, INTERVAL).tolist(),
     }
 
 
-def _drawn_area(finals: Finals, box: tuple[int, int], generator: np.random.Generator) -> float:
+def _drawn_share(finals: Finals, box: Box, generator: np.random.Generator) -> float:
     aps = generator.normal(finals.aps, finals.deviations)
-    return finals.area(box, np.clip(aps, 0.0, 1.0).tolist())
+    return finals.share(box, np.clip(aps, 0.0, 1.0).tolist())
 
 
 def main() -> None:

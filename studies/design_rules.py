@@ -1,15 +1,19 @@
 """What a search may build, and what each of its proposals is known to cost before it is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
 from objectives.cost import Cost
+from objectives.latency_table import LatencyTable
 from objectives.limits import CostFunction, Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import Genotype, Space
+
+MUTATED_GENES = (1, 2, 3)
+"""How many genes of an architecture are drawn again for a neighbour of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,20 @@ class Candidate:
     genotype: Genotype
     architecture: Architecture
     cost: Cost
+
+
+CostOf = Callable[[Candidate], float]
+"""The value that the trials of a study lower, of any architecture."""
+
+
+def by_macs(candidate: Candidate) -> float:
+    """The usual cost to lower."""
+    return candidate.cost.macs
+
+
+def by_latency(table: LatencyTable) -> CostOf:
+    """Milliseconds, summed from a table."""
+    return lambda candidate: table.latency_us(candidate.architecture) / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ so that the next one is another.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +28,18 @@ from threadpoolctl import ThreadpoolController
 
 from nas.pareto import nearest_front, pareto_front, spread
 from search_spaces.space import Genotype
-from studies.design_rules import Candidate, DesignRules
+from studies.design_rules import MUTATED_GENES, Candidate, CostOf, DesignRules
 from studies.rung_guesses import RungGuesses
 from studies.surrogate import FEWEST_ROWS, Surrogate
-from studies.trial_memory import remembered
+from studies.trial_memory import FORGET_EVERY, remembered
 
 Array = NDArray[np.float64]
-CostOf = Callable[[Candidate], float]
 
 MEMORY = 300
-"""Finished trials that the surrogate learns from: its time grows with their square."""
+"""Finished trials that the surrogate learns from, at most: its time grows with their square."""
 
-FORGET_EVERY = 100
 LEARN_EVERY = 20
-"""Finished trials after which the memory, and the surrogate's parameters, are renewed."""
+"""Finished trials after which the surrogate's parameters are renewed."""
 
 LEARN_ROWS = 120
 """Trials, of all that are remembered, that the parameters are learned from."""
@@ -54,7 +52,6 @@ STRANGERS, RELATIVES = 500, 100
 """The pool of a proposal: random architectures, and near neighbours of those next to the front."""
 
 PARENTS = 20
-CHANGED_GENES = (1, 2, 3)
 
 NODES: Array = norm.ppf((np.arange(16) + 0.5) / 16)
 """Where expectations over a normal distribution are taken, equally likely each."""
@@ -108,8 +105,7 @@ class GaussianGuide:
         results += self._as_guessed(results, running, parameters)
         surrogate = _learn(self._rules, results, parameters)
         candidates = [result.candidate for result in results]
-        roots, _ = surrogate.guess(candidates)
-        aps = (np.maximum(0.0, roots) ** 2).tolist()
+        aps = surrogate.likely(candidates).tolist()
         points = list(zip(self._log_costs(candidates), aps, strict=True))
         parents = [candidates[i].genotype for i in nearest_front(points, PARENTS)]
         pool = self._pool(number, parents, {candidate.key for candidate in tried.values()})
@@ -153,9 +149,8 @@ class GaussianGuide:
     ) -> list[Result]:
         if not running:
             return []
-        expected, _ = _learn(self._rules, results, parameters).guess(running)
-        aps = np.maximum(0.0, expected) ** 2
-        return [Result(one, float(ap), 0.0) for one, ap in zip(running, aps, strict=True)]
+        aps = _learn(self._rules, results, parameters).likely(running).tolist()
+        return [Result(one, ap, 0.0) for one, ap in zip(running, aps, strict=True)]
 
     def _log_costs(self, candidates: Sequence[Candidate]) -> list[float]:
         return [math.log(self._lowered(candidate)) for candidate in candidates]
@@ -179,7 +174,7 @@ class GaussianGuide:
     def _relative(self, parent: Genotype, generator: np.random.Generator) -> Genotype:
         """The parent with one to three genes drawn again."""
         child = list(parent)
-        count = int(generator.choice(CHANGED_GENES))
+        count = int(generator.choice(MUTATED_GENES))
         for i in generator.permutation(len(parent))[:count].tolist():
             child[i] = int(generator.integers(len(self._rules.space.genes[i].choices)))
         return tuple(child)

@@ -18,7 +18,7 @@ trials of the random search are trained to the end.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,14 +30,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.files import write_json
 from data.progress import Progress, silent
-from nas.pareto import Point, anytime_hypervolume
+from nas.pareto import Point, anytime_hypervolume, hypervolume
 from nas.records import record_header
 from objectives.cost import architecture_cost
 from objectives.latency_table import load_latency_table
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
-from studies.design_rules import Candidate, DesignRules
+from studies.design_rules import Candidate, CostOf, DesignRules, by_latency, by_macs
 from studies.front import cost_name, points_of
 from studies.rung_guesses import RungGuesses
 from studies.storage import SETTINGS, TrialRow, completed_trials
@@ -45,7 +45,6 @@ from studies.surrogate import FEWEST_ROWS, Surrogate
 from studies.workspace import Workspace
 
 Array = NDArray[np.float64]
-CostOf = Callable[[Candidate], float]
 
 HYPERVOLUME = "hypervolume.json"
 SEARCHES, FEWEST_SEARCHES = 20, 5
@@ -115,11 +114,21 @@ class Box:
     least: float
     highest: float
 
+    def share(self, points: Sequence[Point]) -> float:
+        """What the points dominate."""
+        return self._part(hypervolume(points, reference=self._corner))
+
     def curve(self, points: Sequence[Point | None]) -> list[float]:
         """The share reached after each point."""
+        return [self._part(area) for area in anytime_hypervolume(points, reference=self._corner)]
+
+    @property
+    def _corner(self) -> Point:
+        return math.log(self.highest), 0.0
+
+    def _part(self, area: float) -> float:
         width = math.log(self.highest / self.least)
-        areas = anytime_hypervolume(points, reference=(math.log(self.highest), 0.0))
-        return [area / width if width > 0 else 0.0 for area in areas]
+        return area / width if width > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +229,10 @@ def _ground(workspace: Workspace, limits: Limits, cost: str) -> Ground | None:
     """The whole space, also of a study that searched a part of it; None without its costs."""
     rules = DesignRules(SPACE, partial(architecture_cost, image_size=limits.image_size), limits)
     if cost == "macs":
-        return Ground(rules, lambda candidate: candidate.cost.macs, limits.max_macs)
+        return Ground(rules, by_macs, limits.max_macs)
     if not workspace.latency_table.is_file():
         return None
-    table = load_latency_table(workspace.latency_table)
-    return Ground(rules, lambda candidate: table.latency_us(candidate.architecture) / 1000)
+    return Ground(rules, by_latency(load_latency_table(workspace.latency_table)))
 
 
 def compare_with_random(run: Run, ground: Ground, *, progress: Progress = silent) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from search_spaces.space import SPACE
 from search_spaces.starting_points import starting_points
 from studies.chosen import RetrainRequest, export_network, measure_network, retrain_network
 from studies.dashboard import note_on_study, note_on_trial, study_note
-from studies.design_rules import Candidate
+from studies.design_rules import by_latency, by_macs
 from studies.early_stopping import StoppingReport, stopping_report
 from studies.executors import local_workers
 from studies.fidelity_stage import FidelityPlan, measure_fidelity
@@ -48,7 +48,6 @@ from studies.front import (
     front_rows,
 )
 from studies.preparation import prepare_source
-from studies.samplers import by_macs
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
@@ -376,7 +375,7 @@ class _Job:
             settings=self._settings(shards.hash, _name(job.supernet)),
             space=self.space,
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
-            lowered=by_macs if self._table is None else self._table_latency,
+            lowered=by_macs if self._table is None else by_latency(self._table),
         )
         with local_workers(partial(ProxyEvaluator, job), processes=self.workers) as workers:
             rows = run_search(search, workers, budget=self.request.budget, progress=self.progress)
@@ -384,12 +383,6 @@ class _Job:
         if stopping is not None:
             self.say(stopping.line)
         return rows
-
-    def _table_latency(self, candidate: Candidate) -> float:
-        """Milliseconds by the study's table."""
-        if self._table is None:
-            raise ValueError("a study that lowers MACs has no latency table")
-        return self._table.latency_us(candidate.architecture) / 1000
 
     def _stopping(self) -> StoppingReport | None:
         """What early stopping did, once the study is there."""

@@ -26,9 +26,9 @@ from objectives.cost import Cost
 from objectives.limits import Limits, flag
 from search_spaces.architecture import Architecture
 from search_spaces.space import Genotype
-from studies.design_rules import Candidate, DesignRules
-from studies.gaussian_guide import CostOf, GaussianGuide
-from studies.trial_memory import remembered
+from studies.design_rules import MUTATED_GENES, Candidate, CostOf, DesignRules, by_macs
+from studies.gaussian_guide import GaussianGuide
+from studies.trial_memory import FORGET_EVERY, remembered
 
 NSGA2_POPULATION = 16
 TPE_CANDIDATES = 64
@@ -44,14 +44,9 @@ RANDOM_TRIES = 500
 """So many of them are all random; where limits are so tight that none of these fits, neighbours of
 feasible architectures are likelier to."""
 
-MUTATED_GENES = (1, 2, 3)
-
 TPE_MEMORY = 300
 """Finished trials that TPE is told of. Its time grows with them; it takes at most 25 for good, and
 the older of the others it weighs little."""
-
-FORGET_EVERY = 100
-"""Trials beyond the memory until it is cut down to its size again."""
 
 STUDY_ATTRIBUTES = "feasible:study"
 """System attribute of the trial whose choice made the base sampler note something on its study."""
@@ -63,11 +58,6 @@ def _tpe(seed: int) -> BaseSampler:
 
 def _nsga2(seed: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
-
-
-def by_macs(candidate: Candidate) -> float:
-    """The usual cost to lower."""
-    return candidate.cost.macs
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,9 @@ from nas.stop_rule import EXEMPT_SHARE, RUNG_SCORES, STOPPED_AT, Peer, StopRule
 from objectives.limits import CostFunction
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
-from studies.design_rules import DesignRules
+from studies.design_rules import CostOf, DesignRules, by_macs
 from studies.executors import WorkerDied, Workers
-from studies.gaussian_guide import CostOf
-from studies.samplers import FeasibleSampler, by_macs
+from studies.samplers import FeasibleSampler
 from studies.settings import StudySettings
 from studies.storage import (
     COSTS,

@@ -113,12 +113,16 @@ class Surrogate:
 
     def guess(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
         """Root AP that is most likely and its standard deviation, noise left out; (N,) each."""
-        genes, costs = self._features(candidates)
-        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
+        to_rows = self._to_rows(*self._features(candidates))
         explained = (to_rows * cho_solve(self._factor, to_rows.T).T).sum(axis=1)
         gene_variance, _, cost_variance, *_ = self.parameters
         left = np.maximum(0.0, gene_variance + cost_variance - explained)
-        return self._mean + self._spread * (to_rows @ self._weights), self._spread * np.sqrt(left)
+        return self._roots(to_rows), self._spread * np.sqrt(left)
+
+    def likely(self, candidates: Sequence[Candidate]) -> Array:
+        """`expected` of many. Shape (N,)."""
+        roots = self._roots(self._to_rows(*self._features(candidates)))
+        return np.asarray(np.maximum(0.0, roots) ** 2)
 
     def observed(self, candidate: Candidate, *, seed: int) -> float:
         """The AP of one fit: with noise that the seed and the architecture decide."""
@@ -133,12 +137,12 @@ class Surrogate:
         to the mean, the more the less is known. Drawn functions have the best of them right.
         """
         genes, costs = self._features(candidates)
-        to_rows = _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
+        to_rows = self._to_rows(genes, costs)
         among = _covariance(_distances(genes, costs, genes, costs), self.parameters)
         left = among - to_rows @ cho_solve(self._factor, to_rows.T)
         factor = np.linalg.cholesky(left + JITTER * np.eye(len(left)))
         normal = np.random.default_rng(seed).standard_normal(len(left))
-        roots = self._mean + self._spread * (to_rows @ self._weights + factor @ normal)
+        roots = self._roots(to_rows) + self._spread * (factor @ normal)
         aps: list[float] = (np.maximum(0.0, roots) ** 2).tolist()
         return aps
 
@@ -166,9 +170,15 @@ class Surrogate:
         )
 
     def _root(self, candidate: Candidate) -> float:
-        distances = _distances(*self._features([candidate]), self._genes, self._costs)
-        guess = _covariance(distances, self.parameters)[0] @ self._weights
-        return self._mean + self._spread * float(guess)
+        return float(self._roots(self._to_rows(*self._features([candidate])))[0])
+
+    def _to_rows(self, genes: Array, costs: Array) -> Array:
+        """Covariance of architectures with these features and the rows, (N, rows)."""
+        return _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
+
+    def _roots(self, to_rows: Array) -> Array:
+        """Root AP that is most likely, by the covariance with the rows. Shape (N,)."""
+        return np.asarray(self._mean + self._spread * (to_rows @ self._weights))
 
     def _features(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
         """Genes (N, columns) whose distances by the sum of absolute differences are from 0 to 1:

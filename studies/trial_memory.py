@@ -10,6 +10,9 @@ from nas.pareto import pareto_front
 BEST_REMEMBERED = 0.25
 """Share of a memory that is for the best trials of a study; the rest is for its newest."""
 
+FORGET_EVERY = 100
+"""Finished trials after which a memory is cut down to its size again."""
+
 
 def remembered(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], memory: int

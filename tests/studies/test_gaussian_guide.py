@@ -12,10 +12,9 @@ from nas.stop_rule import RUNG_SCORES
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies import gaussian_guide
-from studies.design_rules import Candidate, DesignRules
+from studies.design_rules import Candidate, DesignRules, by_macs
 from studies.gaussian_guide import FrontSteps, GaussianGuide
 from studies.replay import ours
-from studies.samplers import by_macs
 from tests.studies.made_up_rows import made_up_ap
 from tests.studies.toy import LIMITS, toy_cost
 
