@@ -23,12 +23,12 @@ from scipy.stats import norm
 from data.errors import UserError
 from data.files import write_json
 from data.quantities import parse_quantity
+from nas.pareto import Box
 from nas.records import record_header
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from studies.front import FIDELITY, FINALS
-from studies.hypervolume_curves import Box
 
 INTERVAL = (0.05, 0.95)
 

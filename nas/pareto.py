@@ -5,6 +5,7 @@ A point is (cost, precision). Only two objectives are known here: everything is 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 Point = tuple[float, float]
 
@@ -115,3 +116,30 @@ def anytime_hypervolume(points: Sequence[Point | None], *, reference: Point) -> 
         front = [candidates[i] for i in pareto_front(candidates)]
         areas.append(hypervolume(front, reference=reference))
     return areas
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What hypervolumes are shares of: log cost from the least to the highest, AP from 0 to 1.
+
+    Points have logarithmic costs, `least` and `highest` are plain ones.
+    """
+
+    least: float
+    highest: float
+
+    def share(self, points: Sequence[Point]) -> float:
+        """What the points dominate."""
+        return self._part(hypervolume(points, reference=self._corner))
+
+    def curve(self, points: Sequence[Point | None]) -> list[float]:
+        """The share reached after each point."""
+        return [self._part(area) for area in anytime_hypervolume(points, reference=self._corner)]
+
+    @property
+    def _corner(self) -> Point:
+        return math.log(self.highest), 0.0
+
+    def _part(self, area: float) -> float:
+        width = math.log(self.highest / self.least)
+        return area / width if width > 0 else 0.0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution
 
 from objectives.cost import Cost
@@ -12,8 +13,14 @@ from objectives.limits import CostFunction, Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import Genotype, Space
 
-MUTATED_GENES = (1, 2, 3)
-"""How many genes of an architecture are drawn again for a neighbour of it."""
+REDRAWN_GENES = (1, 2, 3)
+"""How many genes of an architecture are drawn again for a relative of it."""
+
+
+def relative(parent: Genotype, stranger: Genotype, generator: np.random.Generator) -> Genotype:
+    """The parent with a few genes, drawn by the generator, of a stranger's."""
+    genes = generator.permutation(len(parent))[: int(generator.choice(REDRAWN_GENES))]
+    return tuple(stranger[i] if i in genes else index for i, index in enumerate(parent))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from threadpoolctl import ThreadpoolController
 
 from nas.pareto import nearest_front, pareto_front, spread
 from search_spaces.space import Genotype
-from studies.design_rules import MUTATED_GENES, Candidate, CostOf, DesignRules
+from studies.design_rules import Candidate, CostOf, DesignRules, relative
 from studies.rung_guesses import RungGuesses
 from studies.surrogate import FEWEST_ROWS, Surrogate
 from studies.trial_memory import FORGET_EVERY, remembered
@@ -158,7 +158,11 @@ class GaussianGuide:
     def _pool(self, number: int, parents: Sequence[Genotype], known: set[str]) -> list[Candidate]:
         """Feasible and not known: strangers, and relatives of the parents."""
         generator = np.random.default_rng([self._seed, number])
-        relatives = [self._relative(parents[i % len(parents)], generator) for i in range(RELATIVES)]
+        draw = self._rules.space.random_genotype
+        relatives = [
+            relative(parents[i % len(parents)], draw(generator), generator)
+            for i in range(RELATIVES)
+        ]
         pool = {one.key: one for one in (*self._strangers(), *self._feasible(relatives))}
         return [one for key, one in pool.items() if key not in known]
 
@@ -170,14 +174,6 @@ class GaussianGuide:
             drawn = [space.random_genotype(generator) for _ in range(STRANGERS)]
             self._drawn = self._feasible(drawn)
         return self._drawn
-
-    def _relative(self, parent: Genotype, generator: np.random.Generator) -> Genotype:
-        """The parent with one to three genes drawn again."""
-        child = list(parent)
-        count = int(generator.choice(MUTATED_GENES))
-        for i in generator.permutation(len(parent))[:count].tolist():
-            child[i] = int(generator.integers(len(self._rules.space.genes[i].choices)))
-        return tuple(child)
 
     def _feasible(self, genotypes: Sequence[Genotype]) -> list[Candidate]:
         looked_at = map(self._rules.glance, genotypes)

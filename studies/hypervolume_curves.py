@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.files import write_json
 from data.progress import Progress, silent
-from nas.pareto import Point, anytime_hypervolume, hypervolume
+from nas.pareto import Box, Point
 from nas.records import record_header
 from objectives.cost import architecture_cost
 from objectives.latency_table import load_latency_table
@@ -105,30 +105,6 @@ class Run:
         for i, (row, (cost, ap)) in enumerate(zip(self.rows, measured, strict=True)):
             found[row.trial] = math.log(cost), ap if aps is None else aps[i]
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """What hypervolumes are shares of: log cost from the least to the highest, AP from 0 to 1."""
-
-    least: float
-    highest: float
-
-    def share(self, points: Sequence[Point]) -> float:
-        """What the points dominate."""
-        return self._part(hypervolume(points, reference=self._corner))
-
-    def curve(self, points: Sequence[Point | None]) -> list[float]:
-        """The share reached after each point."""
-        return [self._part(area) for area in anytime_hypervolume(points, reference=self._corner)]
-
-    @property
-    def _corner(self) -> Point:
-        return math.log(self.highest), 0.0
-
-    def _part(self, area: float) -> float:
-        width = math.log(self.highest / self.least)
-        return area / width if width > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

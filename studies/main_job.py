@@ -51,7 +51,14 @@ from studies.preparation import prepare_source
 from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
-from studies.settings import JSON, OBJECTIVES, SAMPLERS, StudySettings, require_same
+from studies.settings import (
+    DEFAULT_SAMPLER,
+    JSON,
+    OBJECTIVES,
+    SAMPLERS,
+    StudySettings,
+    require_same,
+)
 from studies.space_stage import (
     DROPPED,
     audit_space,
@@ -85,7 +92,7 @@ class JobRequest:
     data: Path | None = None
     limits: Limits = field(default_factory=Limits)
     objective: str = "macs"
-    sampler: str = "tpe"
+    sampler: str = DEFAULT_SAMPLER
     seed: int = 0
     device: str = "auto"
     workers: int | None = None

@@ -33,7 +33,7 @@ from scipy.stats import t as student_t
 from data.errors import UserError
 from data.processes import ProcessPool
 from data.progress import Progress, silent
-from nas.pareto import anytime_hypervolume
+from nas.pareto import Box
 from nas.records import record_header, usable_cores
 from objectives.cost import architecture_cost
 from objectives.limits import MEASURED_BY, CostFunction, Limits
@@ -213,9 +213,8 @@ class Replay:
     def __init__(self, table: SearchTable, rules: DesignRules) -> None:
         self.rules = rules
         self.surrogate = Surrogate(rules.space, table.candidates, table.aps)
-        smallest = rules.space.corner(largest=False)
-        self._highest = math.log(rules.limits.max_macs)
-        self._width = self._highest - math.log(rules.cost(smallest).macs)
+        smallest = rules.cost(rules.space.corner(largest=False))
+        self._box = Box(smallest.macs, rules.limits.max_macs)
 
     def curve(self, contender: Contender, *, trials: int, seed: int) -> list[float]:
         """Hypervolume after each trained trial: log MACs down and AP up, as a share of the box
@@ -228,8 +227,7 @@ class Replay:
             (math.log(candidate.cost.macs), self.surrogate.expected(candidate))
             for candidate in islice(contender(self.rules, score, seed), trials)
         ]
-        areas = anytime_hypervolume(points, reference=(self._highest, 0.0))
-        return [area / self._width for area in areas]
+        return self._box.curve(points)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

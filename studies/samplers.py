@@ -26,8 +26,9 @@ from objectives.cost import Cost
 from objectives.limits import Limits, flag
 from search_spaces.architecture import Architecture
 from search_spaces.space import Genotype
-from studies.design_rules import MUTATED_GENES, Candidate, CostOf, DesignRules, by_macs
+from studies.design_rules import Candidate, CostOf, DesignRules, by_macs, relative
 from studies.gaussian_guide import GaussianGuide
+from studies.settings import DEFAULT_SAMPLER
 from studies.trial_memory import FORGET_EVERY, remembered
 
 NSGA2_POPULATION = 16
@@ -113,7 +114,7 @@ class FeasibleSampler(BaseSampler):
         self,
         rules: DesignRules,
         *,
-        base: str = "tpe",
+        base: str = DEFAULT_SAMPLER,
         seed: int = 0,
         lookahead: int = 1,
         starts: Sequence[Architecture] = (),
@@ -235,10 +236,7 @@ class FeasibleSampler(BaseSampler):
             genotype = self._rules.space.random_genotype(generator)
             if step >= RANDOM_TRIES and step % 2 and tried:
                 parent = tried[int(generator.integers(len(tried)))].genotype
-                genes = generator.permutation(len(parent))[: int(generator.choice(MUTATED_GENES))]
-                genotype = tuple(
-                    genotype[i] if i in genes else index for i, index in enumerate(parent)
-                )
+                genotype = relative(parent, genotype, generator)
             yield genotype
 
 

@@ -12,7 +12,8 @@ JSON: TypeAlias = Mapping[str, "JSON"] | list["JSON"] | str | int | float | bool
 OBJECTIVES = {"macs": "macs", "latency": "latency_ms"}
 """Objective -> the name of the value that is minimised; `ap` is always maximised."""
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("gp", "tpe", "nsga2", "random")
+DEFAULT_SAMPLER = SAMPLERS[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class StudySettings:
     data: str
     limits: Limits = field(default_factory=Limits)
     objective: str = "macs"
-    sampler: str = "tpe"
+    sampler: str = DEFAULT_SAMPLER
     seed: int = 0
     lookahead: int = 4
     starts: tuple[str, ...] = ()

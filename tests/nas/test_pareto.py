@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nas.pareto import (
+    Box,
     Point,
     anytime_hypervolume,
     extremes,
@@ -146,3 +147,10 @@ def test_hypervolume_at_any_time_is_that_of_the_points_so_far() -> None:
         assert curve[count - 1] == pytest.approx(hypervolume(so_far, reference=(0.9, 0.1)))
     assert curve == sorted(curve)
     assert anytime_hypervolume([], reference=(1.0, 0.0)) == []
+
+
+def test_a_share_of_the_box_is_worked_out_on_a_logarithmic_scale() -> None:
+    box = Box(least=1.0, highest=100.0)
+    points = [None, (math.log(10.0), 0.4), (math.log(1.0), 0.1), None, (math.log(10.0), 0.2)]
+    assert box.curve(points) == pytest.approx([0.0, 0.2, 0.25, 0.25, 0.25])
+    assert Box(3.0, 3.0).curve([(math.log(3.0), 0.5)]) == [0.0]

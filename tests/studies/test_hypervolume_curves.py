@@ -15,7 +15,6 @@ from search_spaces.space import SPACE
 from studies import hypervolume_curves
 from studies.design_rules import Candidate, DesignRules
 from studies.hypervolume_curves import (
-    Box,
     Ground,
     Run,
     StoppedRow,
@@ -75,13 +74,6 @@ def best_last(count: int, among: int) -> list[Candidate]:
     candidates = drawn(among)
     half = count // 2
     return [*candidates[:half], *sorted(candidates[half:], key=adds)[-half:]]
-
-
-def test_a_share_of_the_box_is_worked_out_on_a_logarithmic_scale() -> None:
-    box = Box(least=1.0, highest=100.0)
-    points = [None, (math.log(10.0), 0.4), (math.log(1.0), 0.1), None, (math.log(10.0), 0.2)]
-    assert box.curve(points) == pytest.approx([0.0, 0.2, 0.25, 0.25, 0.25])
-    assert Box(3.0, 3.0).curve([(math.log(3.0), 0.5)]) == [0.0]
 
 
 def test_a_run_that_is_itself_random_does_as_random_does() -> None:

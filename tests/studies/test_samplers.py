@@ -78,7 +78,7 @@ def test_results_inside_the_lookahead_are_not_seen(base: str) -> None:
     proposals = []
     for worth in (0.0, 1.0):
         sampler = FeasibleSampler(RULES, base=base, lookahead=4)
-        study = plain_study(FeasibleSampler(RULES))
+        study = plain_study(FeasibleSampler(RULES, base="random"))
         study.optimize(objective, n_trials=25)
         for _ in range(3):
             trial = study.ask(dict(RULES.distributions))
@@ -93,7 +93,7 @@ def test_tpe_is_told_of_the_best_and_the_newest_trials_only(
     """A study gone on with, the same one resumed, and one whose forgotten results were others."""
     monkeypatch.setattr("studies.samplers.FORGET_EVERY", 10)
     monkeypatch.setitem(dict_of_bases(), "tpe", BaseKind(BASES["tpe"].make, memory=20))
-    sampler, resumed = FeasibleSampler(RULES), FeasibleSampler(RULES)
+    sampler, resumed = FeasibleSampler(RULES, base="tpe"), FeasibleSampler(RULES, base="tpe")
     study = optimized(sampler, trials=45)
     proposal = resumed.propose(study, 45)
     assert sampler.propose(study, 45) == proposal
@@ -103,13 +103,13 @@ def test_tpe_is_told_of_the_best_and_the_newest_trials_only(
     assert {tuple(t.values) for t in study.best_trials} <= {tuple(t.values) for t in told}
 
     numbers = {trial.number for trial in told}
-    other = plain_study(FeasibleSampler(RULES))
+    other = plain_study(FeasibleSampler(RULES, base="tpe"))
     for trial in study.trials:
         values = trial.values if trial.number in numbers else [0.0, 1e12]
         other.add_trial(
             create_trial(params=trial.params, distributions=trial.distributions, values=values)
         )
-    assert FeasibleSampler(RULES).propose(other, 45) == proposal
+    assert FeasibleSampler(RULES, base="tpe").propose(other, 45) == proposal
 
 
 def dict_of_bases() -> dict[str, BaseKind]:

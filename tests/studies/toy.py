@@ -15,7 +15,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies.executors import Evaluate, local_workers
 from studies.search import Search, run_search
-from studies.settings import StudySettings
+from studies.settings import DEFAULT_SAMPLER, StudySettings
 from studies.storage import Score, sqlite_url
 
 BUDGET = 24
@@ -92,7 +92,7 @@ class Heartbeat:
 
 
 def toy_settings(
-    *, sampler: str = "tpe", seed: int = 0, starts: tuple[str, ...] = ()
+    *, sampler: str = DEFAULT_SAMPLER, seed: int = 0, starts: tuple[str, ...] = ()
 ) -> StudySettings:
     return StudySettings(
         space=SPACE.fingerprint,
