@@ -9,11 +9,12 @@ The networks are drawn among those that keep the usual limits and differ by at m
 so that size alone gives no rank. Each is fitted for every number of steps from weights of its own
 and from the supernet's; judged are average precision, smoother scores and the loss on held-out
 crops, and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
---alone-steps, from other weights and orders of the images than the short fits'; how far two of them
-agree is given as `truth_tau`. Fits of --repeat-steps from own weights are made REPEATS times, with
-other seeds: how far they agree, and what their mean AP says of the truth, tells how much of a short
-fit's error is chance and how much is that it is short. What is measured once is kept in --folder,
-so a run that was cut goes on.
+--alone-steps, from other weights and orders of the images than the short fits'; how far they agree,
+and what each of them says of the others' mean, is given as `alone`: no score can be expected to say
+much more of the truth than a fit as long as its own does. Fits of --repeat-steps from own weights
+are made REPEATS times, with other seeds: how far they agree, and what their mean AP says of the
+truth, tells how much of a short fit's error is chance and how much is that it is short. What is
+measured once is kept in --folder, so a run that was cut goes on.
 """
 
 import argparse
@@ -213,15 +214,27 @@ def summarise(
     return {name: row for _, name, row in sorted(found, key=lambda one: -one[0])}
 
 
-def truth_tau(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] | None:
-    """Tau between the first two fits alone, with its 90 % interval; None where there is one.
+def agreement(aps: Sequence[Sequence[float]], *, seed: int) -> float:
+    """Mean Kendall's tau between two of several fits. aps: of every network, for each of them."""
+    return float(np.mean([kendall_tau(a, b, seed=seed)[0] for a, b in combinations(aps, 2)]))
+
+
+def of_truth(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] | None:
+    """How the fits alone agree, mean over pairs, and each one's tau with the mean of the others;
+    None where there is one.
 
     alone: AP of every network, for each of the fits.
     """
     if len(alone) < 2:
         return None
-    tau, interval = kendall_tau(alone[0], alone[1], seed=seed)
-    return {"tau": tau, "tau_interval": list(interval)}
+    others = [np.mean([*alone[:i], *alone[i + 1 :]], axis=0) for i in range(len(alone))]
+    return {
+        "agreement": agreement(alone, seed=seed),
+        "each": [
+            kendall_tau(one, mean.tolist(), seed=seed)[0]
+            for one, mean in zip(alone, others, strict=True)
+        ],
+    }
 
 
 def of_repeats(
@@ -232,10 +245,9 @@ def of_repeats(
 
     aps: of every network, for each repetition.
     """
-    pairs = [kendall_tau(one, other, seed=seed)[0] for one, other in combinations(aps, 2)]
     tau, interval = kendall_tau(np.mean(aps, axis=0).tolist(), truth, seed=seed)
     return {
-        "agreement": float(np.mean(pairs)),
+        "agreement": agreement(aps, seed=seed),
         "each": [kendall_tau(one, truth, seed=seed)[0] for one in aps],
         "mean": {"tau": tau, "tau_interval": list(interval)},
     }
@@ -283,7 +295,7 @@ def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress)
         "supernet": plan.supernet.stem,
         "batch_size": plan.batch_size,
         "alone_steps": plan.alone_steps,
-        "truth_tau": truth_tau(alone, seed=plan.seed),
+        "alone": of_truth(alone, seed=plan.seed),
         "proxies": summarise(columns, truth, seed=plan.seed),
         "repeats": {
             str(steps): of_repeats(aps, truth, seed=plan.seed) for steps, aps in repeated.items()
@@ -350,9 +362,7 @@ def main() -> None:
     keys = [a.key for a in draw(options.networks, options.macs, seed=options.seed)]
     with shown_progress() as progress:
         result = record(plan, keys, options.folder, progress=progress)
-    print(
-        json.dumps({name: result[name] for name in ("truth_tau", "proxies", "repeats")}, indent=2)
-    )
+    print(json.dumps({name: result[name] for name in ("alone", "proxies", "repeats")}, indent=2))
     if options.write is not None:
         write_json(options.write, result)
 

@@ -13,9 +13,9 @@ from benchmarks.proxies import (
     columns_of,
     draw,
     of_repeats,
+    of_truth,
     record,
     summarise,
-    truth_tau,
 )
 from data.progress import silent
 from nas.weights import save_weights
@@ -52,11 +52,14 @@ def test_columns_take_the_scores_of_rows_in_their_order() -> None:
     assert columns_of(rows, ", 5 steps", ("ap",)) == [Column("ap, 5 steps", [0.3, None, 0.1], 2.0)]
 
 
-def test_the_truths_own_tau_is_known_from_two_fits_on() -> None:
-    assert truth_tau([TRUTH], seed=0) is None
-    agreeing = truth_tau([TRUTH, [2 * ap for ap in TRUTH]], seed=0)
-    assert agreeing is not None
-    assert agreeing["tau"] == 1
+def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
+    assert of_truth([TRUTH], seed=0) is None
+    agreeing = of_truth([TRUTH, [2 * ap for ap in TRUTH]], seed=0)
+    assert agreeing == {"agreement": 1, "each": [1, 1]}
+    contrary = of_truth([TRUTH, [2 * ap for ap in TRUTH], TRUTH[::-1]], seed=0)
+    assert contrary is not None
+    assert contrary["agreement"] == pytest.approx((1 - 1 - 1) / 3)
+    assert contrary["each"][2] == -1
 
 
 def test_repetitions_are_compared_with_each_other_and_their_mean_with_the_truth() -> None:
