@@ -10,11 +10,12 @@ so that size alone gives no rank. Each is fitted for every number of steps from 
 and from the supernet's; judged are average precision, smoother scores and the loss on held-out
 crops, and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
 --alone-steps, from other weights and orders of the images than the short fits'; how far they agree,
-and what each of them says of the others' mean, is given as `alone`: no score can be expected to say
-much more of the truth than a fit as long as its own does. Fits of --repeat-steps from own weights
-are made REPEATS times, with other seeds: how far they agree, and what their mean AP says of the
-truth, tells how much of a short fit's error is chance and how much is that it is short. What is
-measured once is kept in --folder, so a run that was cut goes on.
+and what each of them says of the others' mean, by itself and together with the longest short fit
+(`nas.fidelity.expected_aps`), is given as `alone`: no score can be expected to say much more of the
+truth than a fit as long as its own does. Fits of --repeat-steps from own weights are made REPEATS
+times, with other seeds: how far they agree, and what their mean AP says of the truth, tells how
+much of a short fit's error is chance and how much is that it is short. What is measured once is
+kept in --folder, so a run that was cut goes on.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from data.progress import Progress
 from data.quantities import parse_quantity
 from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
-from nas.fidelity import ZERO_COST_IMAGES, kendall_tau
+from nas.fidelity import ZERO_COST_IMAGES, expected_aps, kendall_tau
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
 from nas.records import record_header
@@ -97,6 +98,11 @@ class Plan:
         starts: tuple[Start, ...] = ("own", "supernet")
         fits = [Fit(start, steps, self.seed) for start in starts for steps in self.steps]
         return [fit for fit in fits if fit.steps or fit.start == "supernet"]
+
+    @property
+    def longest(self) -> Fit:
+        """The short fit that a search's trial is most like."""
+        return Fit("own", max(self.steps), self.seed)
 
     @property
     def alone_fits(self) -> list[Fit]:
@@ -219,21 +225,28 @@ def agreement(aps: Sequence[Sequence[float]], *, seed: int) -> float:
     return float(np.mean([kendall_tau(a, b, seed=seed)[0] for a, b in combinations(aps, 2)]))
 
 
-def of_truth(alone: Sequence[Sequence[float]], *, seed: int) -> dict[str, Any] | None:
-    """How the fits alone agree, mean over pairs, and each one's tau with the mean of the others;
-    None where there is one.
+def of_truth(
+    alone: Sequence[Sequence[float]], trial: Sequence[float], macs: Sequence[float], *, seed: int
+) -> dict[str, Any] | None:
+    """How the fits alone agree, mean over pairs; each one's tau with the mean of the others, and
+    that of what it and a trial together make likely; None where there is one fit.
 
-    alone: AP of every network, for each of the fits.
+    alone: AP of every network, for each of the fits. trial: AP of every network in a search.
     """
     if len(alone) < 2:
         return None
     others = [np.mean([*alone[:i], *alone[i + 1 :]], axis=0) for i in range(len(alone))]
+
+    def taus(scores: Sequence[Sequence[float]]) -> list[float]:
+        return [
+            kendall_tau(one, mean.tolist(), seed=seed)[0]
+            for one, mean in zip(scores, others, strict=True)
+        ]
+
     return {
         "agreement": agreement(alone, seed=seed),
-        "each": [
-            kendall_tau(one, mean.tolist(), seed=seed)[0]
-            for one, mean in zip(alone, others, strict=True)
-        ],
+        "each": taus(alone),
+        "each_with_trial": taus([expected_aps(trial, one, macs) for one in alone]),
     }
 
 
@@ -295,7 +308,12 @@ def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress)
         "supernet": plan.supernet.stem,
         "batch_size": plan.batch_size,
         "alone_steps": plan.alone_steps,
-        "alone": of_truth(alone, seed=plan.seed),
+        "alone": of_truth(
+            alone,
+            [_ap(rows[key, plan.longest]) for key in keys],
+            [row["scores"]["macs"] for row in untrained],
+            seed=plan.seed,
+        ),
         "proxies": summarise(columns, truth, seed=plan.seed),
         "repeats": {
             str(steps): of_repeats(aps, truth, seed=plan.seed) for steps, aps in repeated.items()

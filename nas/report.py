@@ -217,7 +217,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "ap_title": "AP at IoU 0.5" if has_finals else "AP at IoU 0.5, proxy",
         "names": {
             "trials": "trials, short fits" if has_finals else "trials",
-            "front": "front, longer fits alone" if has_finals else "front",
+            "front": "front, after the finals" if has_finals else "front",
         },
         "trials": columns([row for row in data.trials if row["trial"] not in drawn_as_front]),
         "front": columns(front),

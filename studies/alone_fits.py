@@ -52,7 +52,8 @@ class AloneFits:
     def _path(self, row: TrialRow) -> Path:
         """Another file where anything that the scores depend on differs."""
         job = self.job
-        facts = [self.data_hash, asdict(job.proxy), asdict(job.fit), job.seed, row.key]
+        seeds = (job.seed, job.fit_seed)
+        facts = [self.data_hash, asdict(job.proxy), asdict(job.fit), seeds, row.key]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
         return self.workspace.file("alone") / f"trial-{row.trial}-{digest}.json"
 

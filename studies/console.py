@@ -73,7 +73,7 @@ def show_front(rows: Sequence[dict[str, Any]]) -> None:
     if any("measured_latency_ms" in row for row in rows):
         times["measured ms"] = "measured_latency_ms"
     columns = (
-        *("trial", "ap", "in its trial", "retrained", "params", "MACs", "peak"),
+        *("trial", "ap", "alone", "in its trial", "retrained", "params", "MACs", "peak"),
         *(*times, "role", "architecture"),
     )
     show_table(
@@ -82,8 +82,10 @@ def show_front(rows: Sequence[dict[str, Any]]) -> None:
             (
                 str(row["trial"]),
                 f"{row['ap']:.3f}",
-                f"{row.get('trial_ap', row['ap']):.3f}",
-                f"{row['retrained_ap']:.3f}" if "retrained_ap" in row else "-",
+                *(
+                    f"{row[name]:.3f}" if name in row else "-"
+                    for name in ("alone_ap", "trial_ap", "retrained_ap")
+                ),
                 show_quantity(row["params"]),
                 show_quantity(row["macs"]),
                 f"{show_quantity(row['peak_bytes'])}B",

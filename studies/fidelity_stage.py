@@ -1,7 +1,7 @@
 """After a search, or when asked to: how far its trials can be believed, and its finals.
 
 In the finals the networks at and next to the front are fitted alone, for longer than trials are;
-what they come to makes the front that is shown (`studies.front`).
+what that and their trials make likely makes the front that is shown (`studies.front`).
 """
 
 import math
@@ -21,6 +21,7 @@ from nas.fidelity import (
     TRUSTED_TAU,
     StandAloneJob,
     choose_candidates,
+    expected_aps,
     rank_fidelity,
 )
 from nas.fitting import FitSettings
@@ -45,7 +46,7 @@ class FidelityPlan:
     were judged. alone: the longer fit from scratch. candidates: how many get it to be compared.
     finalists: how many, nearest the front, get it in the finals; 0 or None for no finals. lengthen:
     whether finals are of fewer networks, fitted longer, where trials are not to be trusted. seed:
-    of the draw of candidates, of first weights and of the split that is fitted and judged on.
+    of the draw of candidates and of the split that is fitted and judged on.
     """
 
     workspace: Workspace
@@ -67,6 +68,7 @@ class FidelityPlan:
             proxy=proxy.settings,
             fit=settings,
             seed=self.seed,
+            fit_seed=self.seed + proxy.seed + 1,
             device=proxy.device,
         )
         return AloneFits(self.workspace, job, self.data_hash, self.workers)
@@ -242,7 +244,11 @@ def _finals(
     *,
     is_trusted: bool,
 ) -> dict[str, Any] | None:
-    """The networks nearest the front, fitted alone: `steps`, and `networks` as rows."""
+    """The networks nearest the front, fitted alone: `steps`, and `networks` as rows.
+
+    `expected_ap` is what fit and trial together make likely, and `ap` again where trials are not to
+    be trusted.
+    """
     if not plan.finalists:
         return None
     settings, count = plan.alone, plan.finalists
@@ -260,16 +266,23 @@ def _finals(
     finalists = [rows[i] for i in sorted(nearest)]
     scores = plan.fits(settings).scores(finalists, label="finals", progress=progress)
     finalists, scores = _finite(finalists, scores, FINALS, say)
+    aps = [one["ap"] for one in scores]
+    points = points_of(finalists, plan.cost)
+    expected = expected_aps([ap for _, ap in points], aps, [cost for cost, _ in points])
     say(
         f"{FINALS}: {len(finalists)} networks at and next to the front fitted alone for "
-        f"{settings.steps} steps; their AP makes the front"
+        f"{settings.steps} steps; "
+        + ("that and their trials make the front" if is_trusted else "that makes the front")
     )
     return {
         "steps": settings.steps,
         "networks": [
             {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
             | {name: one[name] for name in FINAL_SCORES if name in one}
-            for row, one in zip(finalists, scores, strict=True)
+            | {"expected_ap": likely}
+            for row, one, likely in zip(
+                finalists, scores, expected if is_trusted else aps, strict=True
+            )
         ],
     }
 

@@ -1,7 +1,7 @@
 """The Pareto front of a study, with what is known of each of its networks.
 
-While a study is searched its front is that of the trials. Its finals, once they are held, put the
-AP of longer fits alone in the place of the trials': then the front is that of the finalists.
+While a study is searched its front is that of the trials. Once its finals are held, the front is
+that of the finalists, by the AP that their fits alone and their trials together make likely.
 """
 
 import json
@@ -23,7 +23,11 @@ FIDELITY = "fidelity.json"
 
 FINALS = "finals"
 FINAL_SCORES = ("ap", "ap_interval", "smooth_ap")
-"""What a fit alone has in the place of a trial's."""
+"""What is kept of a finalist's fit alone."""
+
+
+FINALISTS_SCORES = ("alone_ap", "alone_ap_interval", "trial_ap")
+"""What a finalist has beside the AP that is likely of it."""
 
 
 def finals_of(workspace: Workspace, rows: Sequence[TrialRow]) -> dict[str, Any] | None:
@@ -38,7 +42,8 @@ def finals_of(workspace: Workspace, rows: Sequence[TrialRow]) -> dict[str, Any] 
 
 
 def finalists(workspace: Workspace, rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """The trials of the finals, with the AP of their fits alone; `trial_ap` is their trial's.
+    """The trials of the finals, with the AP that is likely of them; `alone_ap` is that of their
+    fits alone, with its interval, and `trial_ap` their trials'.
 
     All rows as they are where there were no finals.
     """
@@ -46,17 +51,16 @@ def finalists(workspace: Workspace, rows: Sequence[TrialRow]) -> list[TrialRow]:
     if finals is None:
         return list(rows)
     by_number = {row.trial: row for row in rows}
-    return [
-        replace(
-            by_number[one["trial"]],
-            ap=one["ap"],
-            scores={
-                **by_number[one["trial"]].scores,
-                **{name: one[name] for name in ("trial_ap", *FINAL_SCORES) if name in one},
-            },
-        )
-        for one in finals["networks"]
-    ]
+    return [_finalist(by_number[one["trial"]], one) for one in finals["networks"]]
+
+
+def _finalist(row: TrialRow, final: dict[str, Any]) -> TrialRow:
+    """final: the row's in `fidelity.json`; one of before there were expectations has none."""
+    scores = {name: value for name, value in row.scores.items() if name not in FINAL_SCORES}
+    scores |= {"trial_ap": final["trial_ap"], "alone_ap": final["ap"]}
+    if "ap_interval" in final:
+        scores["alone_ap_interval"] = final["ap_interval"]
+    return replace(row, ap=final.get("expected_ap", final["ap"]), scores=scores)
 
 
 def points_of(rows: Sequence[TrialRow], objective: str) -> list[Point]:
@@ -86,8 +90,8 @@ def front_rows(
 ) -> list[dict[str, Any]]:
     """The front as plain rows, cheapest first, with what retraining, export and benchmark gave.
 
-    rows: the study's completed trials. `ap` is that of the finals where there were any, and
-    `trial_ap` then that of the trial.
+    rows: the study's completed trials. Where there were finals, `ap` is what is likely by the fit
+    alone (`alone_ap`) and the trial (`trial_ap`) together; else it is the trial's.
     `retrained_ap`, `onnx` (path) and `latency_ms` (p50, one thread, at the deployment size, on
     the machine of the benchmark) are there once they are known. In a study that lowers latency,
     `latency_ms` is what was lowered, the sum of the study's table, and the benchmark's is
@@ -101,7 +105,7 @@ def front_rows(
             "key": row.key,
             "role": roles.get(row.trial),
             "ap": row.ap,
-            **{name: row.scores[name] for name in ("trial_ap",) if name in row.scores},
+            **{name: row.scores[name] for name in FINALISTS_SCORES if name in row.scores},
             "params": row.params,
             "macs": row.macs,
             "peak_bytes": row.peak_bytes,

@@ -117,7 +117,8 @@ def _finals_line(finals: dict[str, Any] | None) -> str | None:
         return None
     return (
         f"the front is that of {len(finals['networks'])} networks fitted alone for "
-        f"{finals['steps']} steps, and shows their AP; other trials have that of their short fits"
+        f"{finals['steps']} steps, and shows the AP that this and their trials make likely; other "
+        "trials have that of their short fits"
     )
 
 

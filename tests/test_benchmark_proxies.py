@@ -53,13 +53,22 @@ def test_columns_take_the_scores_of_rows_in_their_order() -> None:
 
 
 def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
-    assert of_truth([TRUTH], seed=0) is None
-    agreeing = of_truth([TRUTH, [2 * ap for ap in TRUTH]], seed=0)
-    assert agreeing == {"agreement": 1, "each": [1, 1]}
-    contrary = of_truth([TRUTH, [2 * ap for ap in TRUTH], TRUTH[::-1]], seed=0)
+    double, macs = [2 * ap for ap in TRUTH], [1.0] * len(TRUTH)
+    assert of_truth([TRUTH], TRUTH, macs, seed=0) is None
+    agreeing = of_truth([TRUTH, double], TRUTH, macs, seed=0)
+    assert agreeing == {"agreement": 1, "each": [1, 1], "each_with_trial": [1, 1]}
+    contrary = of_truth([TRUTH, double, TRUTH[::-1]], TRUTH, macs, seed=0)
     assert contrary is not None
     assert contrary["agreement"] == pytest.approx((1 - 1 - 1) / 3)
     assert contrary["each"][2] == -1
+
+
+def test_a_trial_mends_what_an_unlucky_fit_alone_says() -> None:
+    trial = [0.01 * i for i in range(1, 13)]
+    unlucky = [*(3 * ap for ap in trial[:6]), 0.02, *(3 * ap for ap in trial[7:])]
+    found = of_truth([unlucky, trial, trial], trial, [1.0] * 12, seed=0)
+    assert found is not None
+    assert found["each_with_trial"][0] > found["each"][0]
 
 
 def test_repetitions_are_compared_with_each_other_and_their_mean_with_the_truth() -> None:

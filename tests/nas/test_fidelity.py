@@ -13,6 +13,7 @@ from nas.fidelity import (
     StandAloneEvaluator,
     StandAloneJob,
     choose_candidates,
+    expected_aps,
     kendall_tau,
     rank_fidelity,
 )
@@ -166,15 +167,18 @@ def tiny_job(folder: Path) -> StandAloneJob:
         proxy=ProxySettings(fit=FIT, recalibration_images=4, held_out_share=0.3),
         fit=replace(FIT, steps=2),
         seed=0,
+        fit_seed=1,
         device="cpu",
     )
 
 
-def test_a_fit_alone_follows_from_the_seed(tmp_path: Path) -> None:
+def test_a_fit_alone_follows_from_the_seeds(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
     first = StandAloneEvaluator(job)(SMALLEST, 0, NEVER)
     assert StandAloneEvaluator(job)(SMALLEST, 5, NEVER) == first
     assert {"ap", "ap_interval", *ZERO_COST_SCORES} <= first.keys()
+    other = StandAloneEvaluator(replace(job, fit_seed=2))(SMALLEST, 0, NEVER)
+    assert other["synflow"] != first["synflow"]
 
 
 def test_a_fit_alone_that_diverges_has_no_ap(
@@ -182,3 +186,35 @@ def test_a_fit_alone_that_diverges_has_no_ap(
 ) -> None:
     diverge(monkeypatch, "nas.fitting")
     assert math.isnan(StandAloneEvaluator(tiny_job(tmp_path))(SMALLEST, 0, NEVER)["ap"])
+
+
+def test_what_is_expected_is_halfway_from_the_fit_alone_to_what_the_trials_say() -> None:
+    trial = np.linspace(0.1, 0.4, 9) ** 2
+    costs = np.exp(np.arange(9.0))
+    alone = (2 * np.sqrt(trial) + 0.01 * np.arange(9)) ** 2
+    expected = expected_aps(trial.tolist(), alone.tolist(), costs.tolist())
+    assert expected == pytest.approx(alone.tolist())
+    lucky = alone.copy()
+    lucky[4] = (np.sqrt(alone[4]) + 0.09) ** 2
+    roots = np.sqrt(expected_aps(trial.tolist(), lucky.tolist(), costs.tolist()))
+    line = np.sqrt(alone) + 0.09 / 9  # the middle one lifts all guesses by its ninth
+    assert roots == pytest.approx((np.sqrt(lucky) + line) / 2)
+
+
+def test_few_networks_are_expected_to_reach_what_they_reached() -> None:
+    assert expected_aps(ORDER, ORDER[::-1], [1.0] * 6) == ORDER[::-1]
+
+
+def test_two_lucky_fits_together_order_networks_better_than_one() -> None:
+    generator = np.random.default_rng(0)
+    alone_taus, expected_taus = [], []
+    for _ in range(20):
+        truth = generator.uniform(0.2, 0.5, 24)
+        trial = (0.4 * truth + 0.02 * generator.standard_normal(24)).clip(0) ** 2
+        alone = (truth + 0.05 * generator.standard_normal(24)).clip(0) ** 2
+        expected = expected_aps(
+            trial.tolist(), alone.tolist(), generator.uniform(1, 9, 24).tolist()
+        )
+        alone_taus.append(kendalltau(alone, truth).statistic)
+        expected_taus.append(kendalltau(expected, truth).statistic)
+    assert np.mean(expected_taus) > np.mean(alone_taus) + 0.03

@@ -104,7 +104,7 @@ def test_trials_are_drawn_beside_a_front_of_finals(
     page, figures = page_of(replace(FULL, finals="the front is that of longer fits"), tmp_path)
     assert "<p>The front is that of longer fits.</p>" in page
     assert figures["trials"]["trial"] == [row["trial"] for row in TRIALS]
-    assert "alone" in figures["names"]["front"]
+    assert "finals" in figures["names"]["front"]
     assert full[1]["names"] == {"trials": "trials", "front": "front"}
 
 

@@ -182,10 +182,29 @@ def test_finals_make_the_front_until_trials_come_after_them(
     assert [row["trial"] for row in rows] == [n for n in before if n != before[1]]
     assert [row["ap"] for row in rows] == [2 * scores[row["trial"]] for row in rows]
     assert [row["trial_ap"] for row in rows] == [scores[row["trial"]] for row in rows]
-    assert all(row["ap_interval"] == [0.0, 1.0] for row in rows)
+    assert all(row["alone_ap_interval"] == [0.0, 1.0] for row in rows)
     search_toys(request_.workspace, request_settings(request_), budget=TRIALS + 1)
     assert set(before) & set(front_of(request_))
     assert all("trial_ap" not in row for row in read_front(request_.workspace, None))
+
+
+def test_trials_that_are_trusted_have_a_say_in_the_finals(
+    request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = search_scores(request_)
+    lucky = max(scores, key=lambda trial: scores[trial])
+    fit_by_rule(monkeypatch, lambda trial: scores[trial] * (0.9 if trial == lucky else 0.5))
+    record = study_fidelity(replace(request_, finalists=TRIALS))
+    networks = {one["trial"]: one for one in networks_of(record)}
+    assert networks[lucky]["expected_ap"] < networks[lucky]["ap"]
+    for row in read_front(request_.workspace, None):
+        final = networks[row["trial"]]
+        assert (row["ap"], row["alone_ap"]) == (final["expected_ap"], final["ap"])
+        assert row["alone_ap_interval"] == final["ap_interval"]
+        assert "ap_interval" not in row
+    fit_by_rule(monkeypatch, lambda trial: 1 - scores[trial])
+    record = study_fidelity(replace(request_, finalists=TRIALS, steps=9))
+    assert all(one["expected_ap"] == one["ap"] for one in networks_of(record))
 
 
 def test_where_trials_are_not_to_be_trusted_the_finals_are_longer_and_fewer(
