@@ -9,6 +9,7 @@ from data.shards import open_shards
 from nas.inference import detect_images
 from nas.proxy import CandidateFitter, ProxyEvaluator, ProxyJob, ProxySettings
 from nas.stop_rule import (
+    DOMINATORS,
     FIT_STEPS,
     NEVER,
     RUNG_SCORES,
@@ -114,7 +115,7 @@ def test_rungs_change_nothing_of_a_fit_that_goes_on(job: ProxyJob) -> None:
 def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> None:
     evaluator = ProxyEvaluator(rising_job(job))
     better = Peer(cost=1.0, scores=(2.0,))
-    rule = StopRule(cost=1.0, peers=(better, better))
+    rule = StopRule(cost=1.0, peers=(better,) * DOMINATORS)
     stopped = evaluator(SMALLEST, 0, rule)
     assert stopped[STOPPED_AT] == stopped[FIT_STEPS] == 1
     assert len(stopped[RUNG_SCORES]) == 1
