@@ -228,8 +228,8 @@ def agreement(aps: Sequence[Sequence[float]], *, seed: int) -> float:
 def of_truth(
     alone: Sequence[Sequence[float]], trial: Sequence[float], macs: Sequence[float], *, seed: int
 ) -> dict[str, Any] | None:
-    """How the fits alone agree, mean over pairs; each one's tau with the mean of the others, and
-    that of what it and a trial together make likely; None where there is one fit.
+    """How the fits alone agree, mean over pairs; each one's tau with the mean of the others, that
+    of a trial, and that of what both together make likely; None where there is one fit alone.
 
     alone: AP of every network, for each of the fits. trial: AP of every network in a search.
     """
@@ -246,6 +246,7 @@ def of_truth(
     return {
         "agreement": agreement(alone, seed=seed),
         "each": taus(alone),
+        "trial": taus([trial] * len(alone)),
         "each_with_trial": taus([expected_aps(trial, one, macs) for one in alone]),
     }
 

@@ -56,7 +56,8 @@ def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
     double, macs = [2 * ap for ap in TRUTH], [1.0] * len(TRUTH)
     assert of_truth([TRUTH], TRUTH, macs, seed=0) is None
     agreeing = of_truth([TRUTH, double], TRUTH, macs, seed=0)
-    assert agreeing == {"agreement": 1, "each": [1, 1], "each_with_trial": [1, 1]}
+    both = [1, 1]
+    assert agreeing == {"agreement": 1, "each": both, "trial": both, "each_with_trial": both}
     contrary = of_truth([TRUTH, double, TRUTH[::-1]], TRUTH, macs, seed=0)
     assert contrary is not None
     assert contrary["agreement"] == pytest.approx((1 - 1 - 1) / 3)
@@ -68,6 +69,7 @@ def test_a_trial_mends_what_an_unlucky_fit_alone_says() -> None:
     unlucky = [*(3 * ap for ap in trial[:6]), 0.02, *(3 * ap for ap in trial[7:])]
     found = of_truth([unlucky, trial, trial], trial, [1.0] * 12, seed=0)
     assert found is not None
+    assert found["trial"][0] == 1
     assert found["each_with_trial"][0] > found["each"][0]
 
 
