@@ -20,7 +20,10 @@ REDRAWN_GENES = (1, 2, 3)
 def relative(parent: Genotype, stranger: Genotype, generator: np.random.Generator) -> Genotype:
     """The parent with a few genes, drawn by the generator, of a stranger's."""
     genes = generator.permutation(len(parent))[: int(generator.choice(REDRAWN_GENES))]
-    return tuple(stranger[i] if i in genes else index for i, index in enumerate(parent))
+    child = list(parent)
+    for i in genes.tolist():
+        child[i] = stranger[i]
+    return tuple(child)
 
 
 @dataclass(frozen=True, slots=True)
