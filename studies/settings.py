@@ -12,7 +12,7 @@ JSON: TypeAlias = Mapping[str, "JSON"] | list["JSON"] | str | int | float | bool
 OBJECTIVES = {"macs": "macs", "latency": "latency_ms"}
 """Objective -> the name of the value that is minimised; `ap` is always maximised."""
 
-SAMPLERS = ("gp", "tpe", "nsga2", "random")
+SAMPLERS = ("tpe", "gp", "nsga2", "random")
 DEFAULT_SAMPLER = SAMPLERS[0]
 
 
