@@ -61,7 +61,7 @@ class FidelityPlan:
     lengthen: bool = True
 
     def fits(self, settings: FitSettings) -> AloneFits:
-        """Fits alone with these settings."""
+        """Fits alone with these settings, from other first weights than the trials had."""
         proxy = self.proxy
         job = StandAloneJob(
             shards=proxy.shards,
