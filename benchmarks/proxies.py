@@ -101,8 +101,8 @@ class Plan:
 
     @property
     def longest(self) -> Fit:
-        """The short fit that a search's trial is most like."""
-        return Fit("own", max(self.steps), self.seed)
+        """The short fit that a search's trial is most like; from own weights if it has steps."""
+        return max(self.short_fits, key=lambda fit: fit.steps)
 
     @property
     def alone_fits(self) -> list[Fit]:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.proxies import (
     REPEATS,
     Column,
+    Fit,
     Plan,
     columns_of,
     draw,
@@ -79,6 +80,16 @@ def test_repetitions_are_compared_with_each_other_and_their_mean_with_the_truth(
     assert found["each"] == pytest.approx([1, 0, 0])
     assert found["agreement"] == pytest.approx((0 + 0 - 1 / 3) / 3)
     assert found["mean"]["tau"] == pytest.approx(1 / 3)  # .233, .2, .3, .267
+
+
+@pytest.mark.parametrize(
+    ("steps", "longest"),
+    [((0, 50, 9), Fit("own", 50, 3)), ((0,), Fit("supernet", 0, 3))],
+)
+def test_the_longest_short_fit_is_one_that_is_made(steps: tuple[int, ...], longest: Fit) -> None:
+    plan = Plan(Path("shards"), Path("supernet"), steps, 5, 2, 4, seed=3)
+    assert plan.longest == longest
+    assert longest in plan.short_fits
 
 
 def test_networks_are_close_in_cost_and_keep_the_limits() -> None:
