@@ -31,7 +31,15 @@ from nas.records import record_header, usable_cores
 from nas.supernet_training import load_supernet
 from search_spaces.space import SPACE
 from studies.alone_fits import AloneFits
-from studies.front import FIDELITY, FINAL_SCORES, FINALS, cost_name, front_trials, points_of
+from studies.front import (
+    FIDELITY,
+    FINAL_SCORES,
+    FINALS,
+    cost_name,
+    front_trials,
+    points_of,
+    trials_have_a_say,
+)
 from studies.say import Say, unsaid
 from studies.schedule import schedule_from_json
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
@@ -247,7 +255,7 @@ def _finals(
     """The networks nearest the front, fitted alone: `steps`, and `networks` as rows.
 
     `expected_ap` is what fit and trial together make likely, and `ap` again where trials are not to
-    be trusted.
+    be trusted or too few to learn from.
     """
     if not plan.finalists:
         return None
@@ -266,25 +274,22 @@ def _finals(
     finalists = [rows[i] for i in sorted(nearest)]
     scores = plan.fits(settings).scores(finalists, label="finals", progress=progress)
     finalists, scores = _finite(finalists, scores, FINALS, say)
-    aps = [one["ap"] for one in scores]
-    points = points_of(finalists, plan.cost)
-    expected = expected_aps([ap for _, ap in points], aps, [cost for cost, _ in points])
+    expected = aps = [one["ap"] for one in scores]
+    if is_trusted:
+        points = points_of(finalists, plan.cost)
+        expected = expected_aps([ap for _, ap in points], aps, [cost for cost, _ in points])
+    networks = [
+        {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
+        | {name: one[name] for name in FINAL_SCORES if name in one}
+        | {"expected_ap": likely}
+        for row, one, likely in zip(finalists, scores, expected, strict=True)
+    ]
+    makers = "that and their trials make" if trials_have_a_say(networks) else "that makes"
     say(
         f"{FINALS}: {len(finalists)} networks at and next to the front fitted alone for "
-        f"{settings.steps} steps; "
-        + ("that and their trials make the front" if is_trusted else "that makes the front")
+        f"{settings.steps} steps; {makers} the front"
     )
-    return {
-        "steps": settings.steps,
-        "networks": [
-            {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
-            | {name: one[name] for name in FINAL_SCORES if name in one}
-            | {"expected_ap": likely}
-            for row, one, likely in zip(
-                finalists, scores, expected if is_trusted else aps, strict=True
-            )
-        ],
-    }
+    return {"steps": settings.steps, "networks": networks}
 
 
 PROXY_COLUMNS = ("proxy", "tau", "90 % interval")

@@ -25,7 +25,6 @@ FINALS = "finals"
 FINAL_SCORES = ("ap", "ap_interval", "smooth_ap")
 """What is kept of a finalist's fit alone."""
 
-
 FINALISTS_SCORES = ("alone_ap", "alone_ap_interval", "trial_ap")
 """What a finalist has beside the AP that is likely of it."""
 
@@ -54,13 +53,24 @@ def finalists(workspace: Workspace, rows: Sequence[TrialRow]) -> list[TrialRow]:
     return [_finalist(by_number[one["trial"]], one) for one in finals["networks"]]
 
 
+def trials_have_a_say(networks: Sequence[dict[str, Any]]) -> bool:
+    """Whether more than their fits alone made what is expected of finalists: see `expected_aps`."""
+    return any(_expected(final) != final["ap"] for final in networks)
+
+
+def _expected(final: dict[str, Any]) -> float:
+    """A record from before there were expectations has none."""
+    ap: float = final.get("expected_ap", final["ap"])
+    return ap
+
+
 def _finalist(row: TrialRow, final: dict[str, Any]) -> TrialRow:
-    """final: the row's in `fidelity.json`; one of before there were expectations has none."""
+    """final: the row's in `fidelity.json`."""
     scores = {name: value for name, value in row.scores.items() if name not in FINAL_SCORES}
     scores |= {"trial_ap": final["trial_ap"], "alone_ap": final["ap"]}
     if "ap_interval" in final:
         scores["alone_ap_interval"] = final["ap_interval"]
-    return replace(row, ap=final.get("expected_ap", final["ap"]), scores=scores)
+    return replace(row, ap=_expected(final), scores=scores)
 
 
 def points_of(rows: Sequence[TrialRow], objective: str) -> list[Point]:

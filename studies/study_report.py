@@ -8,7 +8,7 @@ from data.progress import Progress, silent
 from nas.report import ReportData, write_report
 from objectives.latency_table import load_latency_table
 from studies.early_stopping import stopping_report
-from studies.front import cost_name, finals_of, front_rows
+from studies.front import cost_name, finals_of, front_rows, trials_have_a_say
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
 from studies.storage import SETTINGS, completed_trials, load_study
@@ -115,10 +115,13 @@ def _finals_line(finals: dict[str, Any] | None) -> str | None:
     """What the AP of the front is."""
     if finals is None:
         return None
+    networks = finals["networks"]
+    shown = "the AP that this and their trials make likely; other trials have that"
+    if not trials_have_a_say(networks):
+        shown = "their AP; other trials have that"
     return (
-        f"the front is that of {len(finals['networks'])} networks fitted alone for "
-        f"{finals['steps']} steps, and shows the AP that this and their trials make likely; other "
-        "trials have that of their short fits"
+        f"the front is that of {len(networks)} networks fitted alone for {finals['steps']} steps, "
+        f"and shows {shown} of their short fits"
     )
 
 

@@ -169,6 +169,7 @@ def test_a_proxy_in_the_order_of_the_fits_alone_is_trusted(
     assert record["finals"]["steps"] == 1
     assert any("Kendall's tau 1.00" in line and "5 networks" in line for line in said)
     assert any(line.startswith("finals: 4 networks") and "for 1 steps" in line for line in said)
+    assert any(line.endswith("that makes the front") for line in said), "4 are few to learn from"
     assert not any("trusted" in line for line in said)
 
 
@@ -194,7 +195,9 @@ def test_trials_that_are_trusted_have_a_say_in_the_finals(
     scores = search_scores(request_)
     lucky = max(scores, key=lambda trial: scores[trial])
     fit_by_rule(monkeypatch, lambda trial: scores[trial] * (0.9 if trial == lucky else 0.5))
-    record = study_fidelity(replace(request_, finalists=TRIALS))
+    said: list[str] = []
+    record = study_fidelity(replace(request_, finalists=TRIALS), say=said.append)
+    assert any("that and their trials make the front" in line for line in said)
     networks = {one["trial"]: one for one in networks_of(record)}
     assert networks[lucky]["expected_ap"] < networks[lucky]["ap"]
     for row in read_front(request_.workspace, None):

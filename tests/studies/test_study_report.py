@@ -86,6 +86,10 @@ def test_finals_are_reported_as_what_the_front_is_made_of(workspace: Workspace) 
     text = report_of(workspace)
     assert "The front is that of 1 networks fitted alone for 77 steps" in text
     assert "0.876" in text or "0.877" in text
+    assert "make likely" not in text
+    finals["networks"] = [{**network, "expected_ap": 0.6543}]
+    write(workspace.file("fidelity.json"), {**record, "finals": finals})
+    assert "this and their trials make likely" in report_of(workspace)
     assert others
     write(workspace.file("fidelity.json"), {**record, "finals": None})
     assert "The front is that of" not in report_of(workspace)
