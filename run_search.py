@@ -148,6 +148,17 @@ def search(
         Path | None,
         typer.Option(help="File of a trained supernet to start from; unset: one is trained."),
     ] = None,
+    teach: Annotated[
+        bool | None,
+        typer.Option(
+            "--teach/--no-teach",
+            help="Let trials learn from a trained network too; unset: from a budget of 50 on.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a trained network to learn from; unset: one is trained."),
+    ] = None,
     retrain: Annotated[
         str,
         typer.Option(
@@ -160,6 +171,9 @@ def search(
     ] = None,
     supernet_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the supernet; unset: by the budget.")
+    ] = None,
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the teacher; unset: by the budget.")
     ] = None,
     retrain_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a retraining; unset: by the budget.")
@@ -187,6 +201,7 @@ def search(
         storage_url=storage,
         retrain=retrain,
         supernet_steps=supernet_steps,
+        teacher_steps=teacher_steps,
         proxy_steps=proxy_steps,
         retrain_steps=retrain_steps,
         latency_table=latency_table,
@@ -194,6 +209,8 @@ def search(
         early_stopping=early_stopping,
         inherit=inherit,
         supernet=supernet,
+        teach=teach,
+        teacher=teacher,
     )
     with shown_progress() as progress:
         run_job(request, say=_say, progress=progress)

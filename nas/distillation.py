@@ -33,11 +33,13 @@ class DistillationSettings:
     """How much a student follows its teacher, beside learning from the annotation.
 
     output_weight: of the distance of scores and boxes. feature_weight: of the distance of feature
-    maps; None is 1 where the teacher shows them and 0 where it does not.
+    maps; None is 1 where the teacher shows them and 0 where it does not. face_score: from this
+    score on a teacher sees a face, whose box and features are to be learned.
     """
 
     output_weight: float = 1.0
     feature_weight: float | None = None
+    face_score: float = FACE_SCORE
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -92,16 +94,21 @@ def best_of_positions(
 
 
 def output_distillation_loss(
-    boxes_xyxy: Tensor, scores: Tensor, *, teacher_boxes_xyxy: Tensor, teacher_scores: Tensor
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    *,
+    teacher_boxes_xyxy: Tensor,
+    teacher_scores: Tensor,
+    face_score: float = FACE_SCORE,
 ) -> Tensor:
     """How far decoded predictions are from a teacher's; 0, with gradient 0, where they are equal.
 
     Boxes (B, P, 4) in pixels and scores (B, P) in 0..1, float32, prediction by prediction. Scores
     follow the teacher's everywhere, as class logits do in `dense_distillation_loss`. Boxes follow
-    where it sees a face, by EIoU weighted by its score. The sum is divided by the sum of the
-    teacher's scores where it sees a face, at least 1.
+    where it sees a face, from face_score on, by EIoU weighted by its score. The sum is divided by
+    the sum of the teacher's scores where it sees a face, at least 1.
     """
-    face = _face_weights(teacher_scores)
+    face = _face_weights(teacher_scores, face_score)
     found = scores.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     cross_entropy = -teacher_scores * found.log() - (1 - teacher_scores) * (1 - found).log()
     surprise = (scores - teacher_scores).detach().square()
@@ -138,9 +145,9 @@ def standardised(features: Tensor) -> Tensor:
     return (features.float() - mean) * (variance + LEAST_VARIANCE).rsqrt()
 
 
-def _face_weights(scores: Tensor) -> Tensor:
+def _face_weights(scores: Tensor, face_score: float) -> Tensor:
     """A teacher's scores where it sees a face, 0 elsewhere."""
-    return scores.where(scores >= FACE_SCORE, 0)
+    return scores.where(scores >= face_score, 0)
 
 
 class Distillation(nn.Module):
@@ -170,6 +177,7 @@ class Distillation(nn.Module):
         self.teacher = teacher  # no submodule: its weights stay out of checkpoints
         self.code = student.code
         self.output_weight = settings.output_weight
+        self.face_score = settings.face_score
         self.feature_weight = float(bool(teacher.feature_widths))
         if settings.feature_weight is not None:
             self.feature_weight = settings.feature_weight
@@ -199,7 +207,7 @@ class Distillation(nn.Module):
         """Names the teacher and the settings, for checkpoints."""
         return (
             f"teacher {self.teacher.sha256[:16]}, output_weight {self.output_weight:g}, "
-            f"feature_weight {self.feature_weight:g}"
+            f"feature_weight {self.feature_weight:g}, face_score {self.face_score:g}"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -208,6 +216,7 @@ class Distillation(nn.Module):
             "teacher": self.teacher.facts(),
             "output_weight": self.output_weight,
             "feature_weight": self.feature_weight,
+            "face_score": self.face_score,
             "teacher_cost": self.teacher.cost.to_json(),
         }
 
@@ -243,14 +252,20 @@ class Distillation(nn.Module):
         if self.code != self.teacher.code or not isinstance(self.code, AnchorCode):
             own = best_of_positions(self.code, *own, height=height, width=width)
             other = best_of_positions(self.teacher.code, *other, height=height, width=width)
-        return output_distillation_loss(*own, teacher_boxes_xyxy=other[0], teacher_scores=other[1])
+        return output_distillation_loss(
+            *own,
+            teacher_boxes_xyxy=other[0],
+            teacher_scores=other[1],
+            face_score=self.face_score,
+        )
 
     def _weight_maps(self, targets: Targets, *, height: int, width: int) -> list[Tensor]:
         """Where the teacher sees faces: (B, H, W) a level."""
         answer = targets.boxes_xyxy, targets.scores
         _, scores = best_of_positions(self.teacher.code, *answer, height=height, width=width)
         shapes = [features.shape[2:] for features in targets.features]
-        levels = torch.split(_face_weights(scores), [shape.numel() for shape in shapes], 1)
+        weights = _face_weights(scores, self.face_score)
+        levels = torch.split(weights, [shape.numel() for shape in shapes], 1)
         return [level.reshape(-1, *shape) for level, shape in zip(levels, shapes, strict=True)]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.loader import BatchSource, rows_of_batch
-from data.progress import Progress, silent
 from data.sample import Batch
 from nas.team import Team
 from objectives.loss import Losses, LossSettings
@@ -400,12 +399,13 @@ def fit(
     settings: FitSettings,
     *,
     loss: LossSettings | None = None,
-    progress: Progress = silent,
+    extra_loss: ExtraLoss | None = None,
 ) -> NetworkType:
     """Fit a network, where it is, for `settings.steps` steps and return the result."""
-    stops = range(1, settings.steps + 1)
-    *_, result = fit_through(network, batches, settings, stops=stops, loss=loss, progress=progress)
-    return result
+    stops = (settings.steps,)
+    return next(
+        fit_through(network, batches, settings, stops=stops, loss=loss, extra_loss=extra_loss)
+    )
 
 
 def fit_through(
@@ -415,17 +415,16 @@ def fit_through(
     *,
     stops: Sequence[int],
     loss: LossSettings | None = None,
-    progress: Progress = silent,
+    extra_loss: ExtraLoss | None = None,
 ) -> Iterator[NetworkType]:
     """One fit, shown on its way: the result so far after each of these numbers of steps, rising.
 
     It may be looked at, and judged, but is trained on afterwards; who stops asking ends the fit.
     """
-    trainer = Trainer(network, settings, loss=loss)
+    trainer = Trainer(network, settings, loss=loss, extra_loss=extra_loss)
     for stop in stops:
         while trainer.step_count < stop:
             trainer.step(batches.batch(trainer.step_count))
-            progress("fit", trainer.step_count, settings.steps)
         yield trainer.result
 
 

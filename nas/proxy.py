@@ -10,7 +10,9 @@ import torch
 
 from data.loader import BatchSource, ShardLoader
 from data.shards import ShardSet, open_shards
+from nas.distillation import Distillation, DistillationSettings
 from nas.fitting import (
+    ExtraLoss,
     FitSettings,
     NotFiniteError,
     fit,
@@ -31,6 +33,7 @@ from nas.stop_rule import (
     rung_steps,
 )
 from nas.supernet_training import load_supernet
+from nas.teachers import Teacher, open_teacher
 from objectives.average_precision import PrecisionReport, evaluate_detections
 from objectives.latency_table import LatencyTable
 from objectives.loss import SHORT_FIT, LossSettings, detection_loss
@@ -45,7 +48,8 @@ class ProxySettings:
     """How a candidate is judged.
 
     fit: the short fit, and loss, what it minimises. inherit: whether it starts from the supernet's
-    weights, or else from weights of the candidate's own. recalibration_images: for the batch-norm
+    weights, or else from weights of the candidate's own. teaching: how it learns from a trained
+    network beside the annotation; None: not at all. recalibration_images: for the batch-norm
     statistics after it. held_out_share: of the shards' source images, kept for the judgement.
     held_out_images: most crops used for it. early_stopping: whether a fit is judged at rungs
     and may end there. rung_images: most crops used for the judgement at a rung, and for the
@@ -55,6 +59,7 @@ class ProxySettings:
     fit: FitSettings
     loss: LossSettings = SHORT_FIT
     inherit: bool = True
+    teaching: DistillationSettings | None = None
     recalibration_images: int = 128
     held_out_share: float = 0.2
     held_out_images: int = 256
@@ -71,7 +76,8 @@ class CandidateFitter:
     """Fits candidates on one split of the shards and judges them on the other.
 
     seed: of the split, of the order of images and of initial weights. fit_seed: of the last two,
-    where they are to differ from fit to fit.
+    where they are to differ from fit to fit. teacher: what fits learn from as `settings.teaching`
+    says; None: nothing, whatever that says.
     """
 
     def __init__(
@@ -82,8 +88,10 @@ class CandidateFitter:
         seed: int,
         device: torch.device,
         fit_seed: int | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.settings = settings
+        self._teacher = teacher
         self.device = device
         self._seed = seed
         self._fit_seed = seed if fit_seed is None else fit_seed
@@ -125,14 +133,20 @@ class CandidateFitter:
 
     def fit(self, network: Detector, settings: FitSettings) -> Detector:
         """Fit a network on the training crops."""
-        return fit(network, self._batches(settings), settings, loss=self.settings.loss)
+        batches, loss, lessons = self._batches(settings), self.settings.loss, self._lessons(network)
+        return fit(network, batches, settings, loss=loss, extra_loss=lessons)
 
     def fit_through(
         self, network: Detector, settings: FitSettings, *, stops: Sequence[int]
     ) -> Iterator[Detector]:
         """The same, shown after each of these numbers of steps; see `nas.fitting.fit_through`."""
-        batches, loss = self._batches(settings), self.settings.loss
-        return fit_through(network, batches, settings, stops=stops, loss=loss)
+        batches, loss, lessons = self._batches(settings), self.settings.loss, self._lessons(network)
+        return fit_through(network, batches, settings, stops=stops, loss=loss, extra_loss=lessons)
+
+    def _lessons(self, student: Detector) -> ExtraLoss | None:
+        if self._teacher is None:
+            return None
+        return Distillation(student, self._teacher, self.settings.teaching, seed=self._fit_seed)
 
     def _batches(self, settings: FitSettings) -> BatchSource:
         return light_batches(self.train, settings, seed=self._fit_seed, crops=self._crops)
@@ -153,8 +167,9 @@ class CandidateFitter:
 class ProxyJob:
     """Where a worker process finds what it needs to judge candidates.
 
-    supernet: of the weights that fits start from; None where the settings do not inherit.
-    latency_table: with it a candidate's latency is a score too. None: it is not.
+    supernet: of the weights that fits start from; None where the settings do not inherit. teacher:
+    what they learn from; None where the settings have no teaching. latency_table: with it a
+    candidate's latency is a score too. None: it is not.
     """
 
     shards: Path
@@ -162,6 +177,7 @@ class ProxyJob:
     settings: ProxySettings
     seed: int
     device: str
+    teacher: Path | None = None
     latency_table: LatencyTable | None = None
 
 
@@ -174,8 +190,13 @@ class ProxyEvaluator:
 
     def __init__(self, job: ProxyJob) -> None:
         device = torch.device(job.device)
+        teacher = None
+        if job.settings.teaching is not None:
+            if job.teacher is None:
+                raise ValueError("teacher must be a file or folder where fits are taught, got None")
+            teacher = open_teacher(str(job.teacher), device=device)
         self._fitter = CandidateFitter(
-            open_shards(job.shards), job.settings, seed=job.seed, device=device
+            open_shards(job.shards), job.settings, seed=job.seed, device=device, teacher=teacher
         )
         self._supernet: Supernet | None = None
         if job.settings.inherit:

@@ -176,8 +176,14 @@ def settings_from_json(kind: Any, value: Mapping[str, Any]) -> Any:
     for name, inner in value.items():
         if name not in hints:
             raise unknown_name("setting", name, sorted(hints))
-        if is_dataclass(hints[name]):
-            arguments[name] = settings_from_json(hints[name], inner)
+        nested = _settings_type(hints[name])
+        if nested is not None and inner is not None:
+            arguments[name] = settings_from_json(nested, inner)
         else:
             arguments[name] = tuple(inner) if isinstance(inner, list) else inner
     return kind(**arguments)
+
+
+def _settings_type(hint: Any) -> Any:
+    """The dataclass that a hint allows, by itself or beside None; None where it allows none."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)

@@ -5,7 +5,7 @@ already; so the same command goes on where it was stopped.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ from studies.stopwatch import Stopwatch
 from studies.storage import TrialRow, load_study, saved_settings
 from studies.study_report import write_study_report
 from studies.supernet_stage import keep_supernet
+from studies.teacher_stage import TeacherJob, check_teacher, keep_teacher, train_teacher
 from studies.workspace import Workspace
 
 LOOKAHEAD = 4
@@ -80,11 +81,12 @@ class JobRequest:
     """What a person asks of a search. None stands for: decide, and say why.
 
     data: WIDER FACE folder, None for drawn faces. retrain: "auto", "all", "none" or a number.
-    supernet_steps, proxy_steps, retrain_steps: in place of the schedule's.
+    supernet_steps, teacher_steps, proxy_steps, retrain_steps: in place of the schedule's.
     latency_table: file of the device's table, for the objective latency; None: this machine's.
     shrink: whether to search the narrower space that the audit proposes. early_stopping: whether
-    hopeless fits end early; inherit: whether trials start from a supernet's weights; None: by the
-    schedule. supernet: a trained one to start from; None: it is trained in this search.
+    hopeless fits end early; inherit: whether trials start from a supernet's weights; teach: whether
+    they learn from a teacher; None: by the schedule. supernet, teacher: files of trained ones;
+    None: they are trained in this search.
     """
 
     workspace: Workspace
@@ -99,6 +101,7 @@ class JobRequest:
     storage_url: str | None = None
     retrain: str = "auto"
     supernet_steps: int | None = None
+    teacher_steps: int | None = None
     proxy_steps: int | None = None
     retrain_steps: int | None = None
     latency_table: Path | None = None
@@ -106,6 +109,8 @@ class JobRequest:
     early_stopping: bool | None = None
     inherit: bool | None = None
     supernet: Path | None = None
+    teach: bool | None = None
+    teacher: Path | None = None
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -123,12 +128,19 @@ class JobRequest:
                 f"--latency-table goes with --objective latency, got {self.objective}; "
                 "leave one of them out"
             )
-        if self.supernet is not None and (self.inherit is False or self.supernet_steps is not None):
-            other = "--no-inherit" if self.inherit is False else "--supernet-steps"
-            raise UserError(
-                f"--supernet gives a trained supernet and does not go with {other}; "
-                "leave one of them out"
-            )
+        _refuse_beside(
+            "supernet",
+            self.supernet,
+            {
+                "--no-inherit": self.inherit is False,
+                "--supernet-steps": self.supernet_steps is not None,
+            },
+        )
+        _refuse_beside(
+            "teacher",
+            self.teacher,
+            {"--no-teach": self.teach is False, "--teacher-steps": self.teacher_steps is not None},
+        )
 
     @property
     def url(self) -> str:
@@ -163,6 +175,8 @@ class _Job:
         self._table = self._known_table()
         if request.supernet is not None:
             load_supernet(request.supernet, SPACE)  # now, not after the crops are made
+        if request.teacher is not None:
+            check_teacher(request.teacher)
         self.schedule = self._schedule()
         self.workers = self._workers()
         self.stages = Stopwatch(self.workspace.file("timings.json"))
@@ -182,9 +196,14 @@ class _Job:
         if self.schedule.proxy.inherit:
             with self.stages.time("supernet"):
                 supernet = self._supernet(shards, folder)
+        teacher = None
+        if self.schedule.proxy.teaching is not None:
+            with self.stages.time("teacher"):
+                teacher = self._teacher(shards, folder)
         job = ProxyJob(
             shards=folder,
             supernet=supernet,
+            teacher=teacher,
             settings=self.schedule.proxy,
             seed=self.request.seed,
             device=str(self.device),
@@ -198,7 +217,8 @@ class _Job:
         with self.stages.time("retrain, export, benchmark"):
             self._retrain(rows, source, supernet)
         front = self._write_front(rows, shards)
-        self._note(front, self._settings(shards.hash, _name(supernet)))
+        names = {"supernet": _name(supernet), "teacher": _name(teacher)}
+        self._note(front, self._settings(shards.hash, **names))
         with self.stages.time("report"):
             write_study_report(
                 self.workspace, self.request.url, say=self.say, progress=self.progress
@@ -224,9 +244,12 @@ class _Job:
             reason = "the study's own"
         schedule = schedule.with_steps(
             supernet=request.supernet_steps,
+            teacher=request.teacher_steps,
             proxy=request.proxy_steps,
             retrain=request.retrain_steps,
-        ).with_wishes(early_stopping=request.early_stopping, inherit=request.inherit)
+        ).with_wishes(
+            early_stopping=request.early_stopping, inherit=request.inherit, teach=request.teach
+        )
         self.say(f"schedule: {schedule.line}: {reason}")
         return schedule
 
@@ -337,7 +360,30 @@ class _Job:
         self.say(f"supernet {name}: trained; --supernet {path} gives it to another study")
         return path
 
-    def _settings(self, data_hash: str, supernet: str | None) -> StudySettings:
+    def _teacher(self, shards: ShardSet, folder: Path) -> Path:
+        request, schedule = self.request, self.schedule
+        if request.teacher is not None:
+            return keep_teacher(
+                self.workspace,
+                request.teacher,
+                data_hash=shards.hash,
+                seed=request.seed,
+                say=self.say,
+            )
+        if schedule.teacher is None:
+            raise UserError("this study's schedule has no teacher; give one with --teacher")
+        job = TeacherJob(
+            shards=folder,
+            held_out_share=schedule.proxy.held_out_share,
+            recipe=Recipe(fit=schedule.teacher, loss=schedule.proxy.loss),
+            seed=request.seed,
+            device=self.device,
+        )
+        return train_teacher(self.workspace, job, say=self.say, progress=self.progress)
+
+    def _settings(
+        self, data_hash: str, *, supernet: str | None, teacher: str | None
+    ) -> StudySettings:
         request = self.request
         return StudySettings(
             space=self.space.fingerprint,
@@ -351,6 +397,7 @@ class _Job:
             stages={
                 "schedule": self.schedule.to_json(),
                 "supernet": supernet,
+                "teacher": teacher,
                 **self._table_facts,
                 **self._space_facts,
             },
@@ -371,15 +418,21 @@ class _Job:
     def _refuse_other_settings(self, *, data_hash: str | None = None) -> None:
         """Before a supernet is trained and files are written for a search that may not be."""
         if self._saved is not None:
-            supernet = self._saved["stages"]["supernet"]
-            wanted = self._settings(data_hash or self._saved["data"], supernet)
+            stages = self._saved["stages"]
+            wanted = self._settings(
+                data_hash or self._saved["data"],
+                supernet=stages["supernet"],
+                teacher=stages.get("teacher"),
+            )
             require_same(self.workspace.study, saved=self._saved, wanted=wanted)
 
     def _search(self, shards: ShardSet, job: ProxyJob) -> tuple[TrialRow, ...]:
         search = Search(
             study_name=self.workspace.study,
             storage_url=self.request.url,
-            settings=self._settings(shards.hash, _name(job.supernet)),
+            settings=self._settings(
+                shards.hash, supernet=_name(job.supernet), teacher=_name(job.teacher)
+            ),
             space=self.space,
             cost=partial(architecture_cost, image_size=self.request.limits.image_size),
             lowered=by_macs if self._table is None else by_latency(self._table),
@@ -518,6 +571,21 @@ class _Job:
             self.say(f"next: python run_search.py front --study {study}")
 
 
-def _name(supernet: Path | None) -> str | None:
-    """What a study remembers of its supernet."""
-    return None if supernet is None else supernet.stem
+def _name(trained: Path | None) -> str | None:
+    """What a study remembers of its supernet or its teacher."""
+    return None if trained is None else trained.stem
+
+
+def _refuse_beside(name: str, given: Path | None, others: Mapping[str, bool]) -> None:
+    """Nothing, unless a trained network is given together with a wish that has no place then.
+
+    others: such wishes, as the command line has them, and whether they were made.
+
+    Raises:
+        UserError: names the one that was.
+    """
+    made = [other for other, is_made in others.items() if is_made]
+    if given is not None and made:
+        raise UserError(
+            f"--{name} gives a trained {name} and does not go with {made[0]}; leave one of them out"
+        )

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from nas.distillation import DistillationSettings
 from nas.fitting import FitSettings
 from nas.proxy import ProxySettings
 from nas.recipe import USUAL, settings_from_json
@@ -16,6 +17,10 @@ STOPPING_BUDGET = 50
 SHORT_FIT_BATCH = 4
 """Images a step of the supernet and of all short fits: with few pixels to see, more steps on less
 each teach most (docs/results/fit_speed.json)."""
+
+TEACHING = DistillationSettings(output_weight=1.0, feature_weight=4.0, face_score=0.0)
+"""How a trial learns from its teacher, which after so short a training is sure of few faces: from
+all that it sees, by its score (docs/results/proxies_taught.json)."""
 
 LONGER_ON_REAL = 1.5
 """Real faces are learned more slowly than drawn ones, larger networks most of all."""
@@ -32,6 +37,8 @@ class Schedule:
     with `alone` after the search, the first to measure how far trials can be believed, the others,
     the networks nearest the front, to make the front that is shown; None, as in studies older than
     finals: trials make it. retrain: the full-size training of a chosen network.
+    teacher: the training of the network that trials learn from, where they do; None in studies
+    older than that.
     """
 
     synthetic_images: int
@@ -41,9 +48,15 @@ class Schedule:
     alone: FitSettings
     retrain: FitSettings
     finalists: int | None = None
+    teacher: FitSettings | None = None
 
     def with_steps(
-        self, *, supernet: int | None, proxy: int | None, retrain: int | None
+        self,
+        *,
+        supernet: int | None = None,
+        teacher: int | None = None,
+        proxy: int | None = None,
+        retrain: int | None = None,
     ) -> "Schedule":
         """The same with some lengths, in steps, replaced."""
 
@@ -55,12 +68,21 @@ class Schedule:
             supernet=replace(self.supernet, fit=longer(self.supernet.fit, supernet)),
             proxy=replace(self.proxy, fit=longer(self.proxy.fit, proxy)),
             retrain=longer(self.retrain, retrain),
+            teacher=None if self.teacher is None else longer(self.teacher, teacher),
         )
 
-    def with_wishes(self, *, early_stopping: bool | None, inherit: bool | None) -> "Schedule":
-        """The same with hopeless fits ended early or not, and with or without a supernet to inherit
-        from; None: as it is."""
+    def with_wishes(
+        self,
+        *,
+        early_stopping: bool | None = None,
+        inherit: bool | None = None,
+        teach: bool | None = None,
+    ) -> "Schedule":
+        """The same with hopeless fits ended early or not, with or without a supernet to inherit
+        from, and with or without a teacher to learn from; None: as it is."""
         proxy = self.proxy
+        if teach is not None:
+            proxy = replace(proxy, teaching=TEACHING if teach else None)
         if early_stopping is not None:
             proxy = replace(proxy, early_stopping=early_stopping)
         if inherit is not None:
@@ -73,6 +95,8 @@ class Schedule:
         rungs = " at most, with early stopping" if self.proxy.early_stopping else ""
         supernet = f"supernet {self.supernet.fit.steps} steps, " if self.proxy.inherit else ""
         origin = "" if self.proxy.inherit else " from weights of its own"
+        if self.proxy.teaching is not None and self.teacher is not None:
+            supernet += f"teacher {self.teacher.steps} steps, "
         return (
             f"{supernet}proxy {self.proxy.fit.steps} steps a trial{origin}{rungs}, "
             f"retraining {self.retrain.steps} steps"
@@ -104,12 +128,14 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
         ),
         proxy=ProxySettings(
             fit=FitSettings(steps=round(longer * between(80, 300)), batch_size=SHORT_FIT_BATCH),
+            teaching=TEACHING if budget >= STOPPING_BUDGET else None,
             early_stopping=budget >= STOPPING_BUDGET,
         ),
         fidelity_candidates=between(4, 8),
         alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=SHORT_FIT_BATCH),
         retrain=retrain_settings(size, cuda=cuda),
         finalists=between(4, FINALISTS if real else FINALISTS_ON_DRAWN),
+        teacher=FitSettings(steps=round(longer * between(200, 1300))),
     )
 
 

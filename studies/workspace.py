@@ -67,7 +67,7 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Shards and supernets, by the hash of what they were made from."""
+        """Shards, supernets and teachers, by the hash of what they were made from."""
         return self.runs / ".cache"
 
     @property
@@ -78,6 +78,10 @@ class Workspace:
     def supernet(self, name: str) -> Path:
         """The file of a supernet, by its hash."""
         return self.cache / "supernets" / f"{name}.safetensors"
+
+    def teacher(self, name: str) -> Path:
+        """The folder of a network that trials learn from, by its hash."""
+        return self.cache / "teachers" / name
 
     def find_supernet(self, name: str | None, *, advice: str) -> Path | None:
         """The file of the study's supernet, by its hash; None for a study that has none.

@@ -26,6 +26,7 @@ from studies.front import read_front
 from studies.main_job import JobRequest, run_job
 from studies.search import Search
 from studies.storage import completed_trials, load_study
+from studies.teacher_stage import TEACHER
 from studies.workspace import Choice, Workspace
 from tests.objectives.made_up_table import made_up_table, made_up_us
 from tests.tiny_job import make_jobs_tiny, tiny_request
@@ -188,6 +189,8 @@ def test_other_settings_are_refused_and_harm_nothing(
         ({"latency_table": Path("a.json")}, "--latency-table goes with --objective latency"),
         ({"supernet": Path("a")}, "--supernet gives .* does not go with --supernet-steps"),
         ({"supernet": Path("a"), "inherit": False}, "does not go with --no-inherit"),
+        ({"teacher": Path("a"), "teach": False}, "--teacher gives .* not go with --no-teach;"),
+        ({"teacher": Path("a"), "teacher_steps": 5}, "does not go with --teacher-steps"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_done(
@@ -412,3 +415,32 @@ def test_a_job_that_is_stopped_in_every_stage_ends_with_the_same_front(
             run_job(request, progress=stop)
     assert lasting(run_job(request)) == lasting(done[1])
     assert trials_of(request) == trials_of(done[0])
+
+
+def test_a_taught_search_has_a_teacher_and_untaught_fits_alone(
+    done: tuple[JobRequest, Rows, list[str]], tmp_path: Path
+) -> None:
+    request = replace(
+        tiny_request(tmp_path / "runs"), teach=True, teacher_steps=3, retrain="none", inherit=False
+    )
+    request = replace(request, supernet_steps=None)
+    said: list[str] = []
+    run_job(request, say=said.append)
+    (folder,) = (request.workspace.cache / "teachers").iterdir()
+    assert f"teacher {folder.name}: trained; --teacher {folder} gives it to another study" in said
+    assert any("teacher 3 steps, proxy 1 steps a trial from weights of its own" in s for s in said)
+    timings = json.loads(request.workspace.file("timings.json").read_text())
+    assert "teacher" in timings
+    saved = load_study(request.workspace.study, request.url).user_attrs["settings"]
+    assert saved["stages"]["teacher"] == folder.name
+    alone, plain = (
+        {one["key"]: one["alone_ap"] for one in json.loads(path.read_text())["architectures"]}
+        for path in (r.workspace.file("fidelity.json") for r in (request, done[0]))
+    )
+    assert all(alone[key] == plain[key] for key in alone.keys() & plain.keys())
+    with pytest.raises(UserError, match=r"teaching.* was .* and is now None"):
+        run_job(replace(request, teach=False, teacher_steps=None))
+    other = replace(request, workspace=Workspace(tmp_path / "runs", "given"), teacher_steps=None)
+    run_job(replace(other, teacher=folder, budget=1), say=said.append)
+    assert said.count(f"teacher {folder.name}: given, {TEACHER}") == 0
+    assert any(line.startswith("teacher ") and line.endswith(f"given, {TEACHER}") for line in said)

@@ -25,6 +25,7 @@ def tiny_schedule(budget: int, *, cuda: bool, real: bool) -> Schedule:
         proxy=ProxySettings(fit=replace(FIT, steps=1), recalibration_images=4, held_out_images=6),
         alone=replace(FIT, steps=1),
         retrain=FIT,
+        teacher=FIT,
     )
 
 

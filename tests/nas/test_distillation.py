@@ -224,16 +224,39 @@ def drawn_predictions(seed: int, count: int = 30) -> tuple[Tensor, Tensor]:
     return torch.cat([corners, corners + sizes], 2), scores
 
 
-def test_boxes_follow_only_from_the_face_score_on() -> None:
+@pytest.mark.parametrize("face_score", [FACE_SCORE, 0.0, 0.9])
+def test_boxes_follow_only_from_the_face_score_on(face_score: float) -> None:
     boxes, scores = drawn_predictions(0)
     other_boxes, other_scores = drawn_predictions(1)
     boxes.requires_grad_()
     output_distillation_loss(
-        boxes, scores, teacher_boxes_xyxy=other_boxes, teacher_scores=other_scores
+        boxes,
+        scores,
+        teacher_boxes_xyxy=other_boxes,
+        teacher_scores=other_scores,
+        face_score=face_score,
     ).backward()  # type: ignore[no-untyped-call]
     assert boxes.grad is not None
     moved = boxes.grad.abs().sum(2) > 0
-    assert torch.equal(moved, other_scores >= FACE_SCORE)
+    assert torch.equal(moved, other_scores >= face_score)
+
+
+def test_a_teacher_that_is_sure_of_nothing_teaches_from_a_face_score_of_zero(
+    tmp_path: Path,
+) -> None:
+    student, teacher = tiny_network().train(), teaches(settled("yunet-s"), tmp_path)
+    pictures = images()
+    assert 0 < teacher.ask(pictures).scores.max() < FACE_SCORE
+
+    def lesson(face_score: float) -> Tensor:
+        settings = replace(FEATURE, face_score=face_score)
+        features = student.features(pictures)
+        levels = student.predict(features)
+        loss: Tensor = Distillation(student, teacher, settings)(pictures, features, levels)
+        return loss
+
+    assert lesson(FACE_SCORE) == 0
+    assert lesson(0.0) > 0
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
@@ -380,9 +403,9 @@ def test_the_teacher_and_the_weights_of_both_losses_name_an_extra_loss(tmp_path:
     named = {
         Distillation(student, teacher, settings).extra_name
         for teacher in teachers
-        for settings in (OUTPUT, FEATURE, BOTH)
+        for settings in (OUTPUT, FEATURE, BOTH, replace(BOTH, face_score=0.1))
     }
-    assert len(named) == 6
+    assert len(named) == 8
     again = Distillation(student, teaches(network, tmp_path / "c"), OUTPUT)
     assert again.extra_name in named
 

@@ -394,10 +394,16 @@ def test_a_compiled_network_learns_the_same(batches: TinyBatches) -> None:
     assert compiled.network.state_dict().keys() == whole.network.state_dict().keys()
 
 
-def test_progress_counts_every_step(batches: TinyBatches) -> None:
-    heard: list[tuple[str, int, int]] = []
-    fit(tiny_network(), batches, FIT, progress=lambda *step: heard.append(step))
-    assert heard == [("fit", done, 4) for done in (1, 2, 3, 4)]
+def test_a_fit_learns_from_an_extra_loss_too(batches: TinyBatches) -> None:
+    def small(_images: Tensor, _features: object, levels: tuple[Tensor, ...]) -> Tensor:
+        return levels[0].square().mean()
+
+    plain, again, other = (
+        weights_of(fit(tiny_network(), batches, FIT, extra_loss=extra))
+        for extra in (None, None, small)
+    )
+    assert equal_weights(plain, again)
+    assert not equal_weights(plain, other)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from data.shards import open_shards
+from nas.distillation import DistillationSettings
 from nas.inference import detect_images
 from nas.proxy import CandidateFitter, ProxyEvaluator, ProxyJob, ProxySettings
 from nas.stop_rule import (
@@ -19,12 +22,22 @@ from nas.stop_rule import (
     StopRule,
     rung_steps,
 )
-from nas.weights import save_weights
+from nas.teachers import WEIGHTS, Teacher, open_teacher
+from nas.weights import save_detector, save_weights
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from tests.objectives.made_up_table import made_up_table
-from tests.tiny_training import CPU, FIT, SMALLEST, diverge, equal_weights, tiny_shards, weights_of
+from tests.tiny_training import (
+    CPU,
+    FIT,
+    SMALLEST,
+    diverge,
+    equal_weights,
+    tiny_network,
+    tiny_shards,
+    weights_of,
+)
 
 SETTINGS = ProxySettings(
     fit=replace(FIT, steps=2), recalibration_images=6, held_out_share=0.3, held_out_images=5
@@ -75,6 +88,34 @@ def test_a_fit_from_its_own_weights_asks_for_no_supernet(
     assert ProxyEvaluator(replace(own, supernet=job.supernet))(SMALLEST, 0, NEVER) == scores
     with pytest.raises(ValueError, match="supernet must be a file where fits inherit weights"):
         ProxyEvaluator(replace(job, supernet=None))
+
+
+def test_a_taught_fit_learns_something_else_and_needs_its_teacher(
+    evaluator: ProxyEvaluator, job: ProxyJob, tmp_path: Path
+) -> None:
+    save_detector(tmp_path / WEIGHTS, tiny_network(seed=3), {})
+    settings = replace(SETTINGS, teaching=DistillationSettings(feature_weight=4.0, face_score=0.0))
+    taught = replace(job, settings=settings, teacher=tmp_path)
+    scores = ProxyEvaluator(taught)(SMALLEST, 0, NEVER)
+    assert ProxyEvaluator(taught)(SMALLEST, 0, NEVER) == scores
+    plain = evaluator(SMALLEST, 0, NEVER)
+    assert scores.keys() == plain.keys()
+    with pytest.raises(ValueError, match="teacher must be a file or folder where fits are taught"):
+        ProxyEvaluator(replace(taught, teacher=None))
+
+
+def test_a_fitter_teaches_only_where_it_has_a_teacher(job: ProxyJob, tmp_path: Path) -> None:
+    save_detector(tmp_path / WEIGHTS, tiny_network(seed=3), {})
+    shards, settings = open_shards(job.shards), replace(SETTINGS, teaching=DistillationSettings())
+    teacher = open_teacher(str(tmp_path), device=CPU)
+
+    def fitted(settings: ProxySettings, teacher: Teacher | None) -> dict[str, Tensor]:
+        fitter = CandidateFitter(shards, settings, seed=0, device=CPU, teacher=teacher)
+        return weights_of(fitter.fit(fitter.start(SMALLEST), FIT))
+
+    alone = fitted(SETTINGS, None)
+    assert equal_weights(fitted(settings, None), alone)
+    assert not equal_weights(fitted(settings, teacher), alone)
 
 
 def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:

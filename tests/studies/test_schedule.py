@@ -4,7 +4,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from studies.schedule import FULL_BUDGET, SMALL_BUDGET, schedule_for, schedule_from_json
+from studies.schedule import (
+    FULL_BUDGET,
+    SMALL_BUDGET,
+    STOPPING_BUDGET,
+    schedule_for,
+    schedule_from_json,
+)
 from studies.settings import require_same
 from tests.studies.toy import toy_settings
 
@@ -37,7 +43,10 @@ def test_real_faces_get_longer_fits_and_larger_finals_and_nothing_else() -> None
     assert real.finalists
     assert drawn.finalists
     assert real.finalists > drawn.finalists
-    same = {name: getattr(drawn, name) for name in ("proxy", "alone", "finalists")}
+    assert real.teacher
+    assert drawn.teacher
+    assert real.teacher.steps > drawn.teacher.steps
+    same = {name: getattr(drawn, name) for name in ("proxy", "alone", "finalists", "teacher")}
     assert replace(real, **same) == drawn
 
 
@@ -62,11 +71,14 @@ def test_json_reads_back(budget: int) -> None:
 
 def test_replaced_steps_replace_nothing_else() -> None:
     schedule = schedule_for(60, cuda=False)
-    assert schedule.with_steps(supernet=None, proxy=None, retrain=None) == schedule
-    changed = schedule.with_steps(supernet=3, proxy=2, retrain=1)
-    steps = (changed.supernet.fit.steps, changed.proxy.fit.steps, changed.retrain.steps)
-    assert steps == (3, 2, 1)
+    assert schedule.with_steps() == schedule
+    assert schedule.teacher
+    changed = schedule.with_steps(supernet=4, teacher=3, proxy=2, retrain=1)
+    assert changed.teacher
+    fits = (changed.supernet.fit, changed.teacher, changed.proxy.fit, changed.retrain)
+    assert [fit.steps for fit in fits] == [4, 3, 2, 1]
     back = changed.with_steps(
+        teacher=schedule.teacher.steps,
         supernet=schedule.supernet.fit.steps,
         proxy=schedule.proxy.fit.steps,
         retrain=schedule.retrain.steps,
@@ -74,10 +86,23 @@ def test_replaced_steps_replace_nothing_else() -> None:
     assert asdict(back) == asdict(schedule)
 
 
-def test_a_study_from_before_there_were_finals_goes_on_without() -> None:
+def test_teaching_is_a_wish_and_usual_from_a_budget_on() -> None:
+    few, many = (schedule_for(n, cuda=False) for n in (STOPPING_BUDGET - 1, STOPPING_BUDGET))
+    assert few.proxy.teaching is None
+    assert "teacher" not in few.line
+    assert many.proxy.teaching is not None
+    assert few.with_wishes(teach=True).proxy.teaching == many.proxy.teaching
+    assert many.teacher is not None
+    assert f"teacher {many.teacher.steps} steps, " in many.line
+    assert many.with_wishes() == many
+    assert many.with_wishes(teach=False).proxy == replace(many.proxy, teaching=None)
+
+
+def test_a_study_from_before_there_were_finals_and_teachers_goes_on_without() -> None:
     old = schedule_for(60, cuda=False).to_json()
-    del old["finalists"]
+    del old["finalists"], old["teacher"], old["proxy"]["teaching"]
     read = schedule_from_json(old)
-    assert read.finalists is None
+    assert (read.finalists, read.teacher, read.proxy.teaching) == (None, None, None)
+    assert read.with_steps(teacher=5).teacher is None
     wanted = replace(toy_settings(), stages={"schedule": read.to_json()})
     require_same("old", saved={**wanted.to_json(), "stages": {"schedule": old}}, wanted=wanted)
