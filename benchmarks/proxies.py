@@ -3,7 +3,7 @@
 Run from the repository's root:
 python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--steps 0 100 300]
     [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
-    [--write docs/results/proxies.json]
+    [--teacher FOLDER] [--known docs/results/proxies.json] [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
 The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs,
 so that size alone gives no rank. Each is fitted for every number of steps from weights of its own
@@ -14,14 +14,16 @@ and what each of them says of the others' mean, by itself and together with the 
 (`nas.fidelity.expected_aps`), is given as `alone`: no score can be expected to say much more of the
 truth than a fit as long as its own does. Fits of --repeat-steps from own weights are made REPEATS
 times, with other seeds: how far they agree, and what their mean AP says of the truth, tells how
-much of a short fit's error is chance and how much is that it is short. What is measured once is
-kept in --folder, so a run that was cut goes on.
+much of a short fit's error is chance and how much is that it is short. With --teacher, a folder of
+runs/.cache/teachers, short fits from own weights are made a second time, learning from it as trials
+do. What is measured once is kept in --folder, so a run that was cut goes on; --known takes the fits
+of an earlier record, of the same crops, for measured (its seconds are of its own day).
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import combinations
@@ -33,6 +35,7 @@ import numpy as np
 import torch
 
 from benchmarks.kept_rows import kept_rows
+from data.errors import UserError
 from data.files import write_json
 from data.progress import Progress
 from data.quantities import parse_quantity
@@ -43,6 +46,7 @@ from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores
 from nas.records import record_header
 from nas.supernet_training import load_supernet
+from nas.teachers import Teacher, open_teacher
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.zero_cost import zero_cost_scores
@@ -50,6 +54,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from studies.console import shown_progress
+from studies.schedule import TEACHING
 
 WIDEST = 1.25
 """Largest over smallest MACs of the networks."""
@@ -65,12 +70,13 @@ SCORES = (
 CPU = torch.device("cpu")
 REPEATS = 3
 
-Start = Literal["own", "supernet"]
+Start = Literal["own", "supernet", "own, taught"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One fit of one network. seed: of its own weights and of the order of the images."""
+    """One fit of one network. start: whose weights it begins with, and whether it has a teacher.
+    seed: of its own weights and of the order of the images."""
 
     start: Start
     steps: int
@@ -81,7 +87,7 @@ class Fit:
 class Plan:
     """What is measured of each network. seed: of the split and of the short fits; the fits alone
     have the `alone_seeds` seeds after it. repeat_steps: of the fits that are made REPEATS times,
-    each of them one of `steps`."""
+    each of them one of `steps`. teacher: of short fits that are taught; None: there are none."""
 
     shards: Path
     supernet: Path
@@ -91,18 +97,22 @@ class Plan:
     batch_size: int
     seed: int
     repeat_steps: tuple[int, ...] = ()
+    teacher: Path | None = None
 
     @property
     def short_fits(self) -> list[Fit]:
         """Proxies that need a fit, or at least inherited weights."""
-        starts: tuple[Start, ...] = ("own", "supernet")
+        starts: list[Start] = ["own", "supernet"]
+        if self.teacher is not None:
+            starts.append("own, taught")
         fits = [Fit(start, steps, self.seed) for start in starts for steps in self.steps]
         return [fit for fit in fits if fit.steps or fit.start == "supernet"]
 
     @property
     def longest(self) -> Fit:
-        """The short fit that a search's trial is most like; from own weights if it has steps."""
-        return max(self.short_fits, key=lambda fit: fit.steps)
+        """The short fit that a search's trial is most like: taught if there is a teacher, else from
+        own weights if it has steps."""
+        return max(self.short_fits, key=lambda fit: (fit.steps, fit.start == "own, taught"))
 
     @property
     def alone_fits(self) -> list[Fit]:
@@ -143,13 +153,23 @@ def _shards(folder: Path) -> ShardSet:
 
 
 @cache
-def _fitter(plan: Plan, fit_seed: int) -> CandidateFitter:
+def _fitter(plan: Plan, fit_seed: int, teacher: Path | None = None) -> CandidateFitter:
     torch.set_num_threads(1)
     keep_freed_memory()
-    settings = ProxySettings(FitSettings(1, batch_size=plan.batch_size))
+    settings = ProxySettings(FitSettings(1, batch_size=plan.batch_size), teaching=TEACHING)
     return CandidateFitter(
-        _shards(plan.shards), settings, seed=plan.seed, device=CPU, fit_seed=fit_seed
+        _shards(plan.shards),
+        settings,
+        seed=plan.seed,
+        device=CPU,
+        fit_seed=fit_seed,
+        teacher=None if teacher is None else _teacher(teacher),
     )
+
+
+@cache
+def _teacher(path: Path) -> Teacher:
+    return open_teacher(str(path), device=CPU)
 
 
 @cache
@@ -159,7 +179,8 @@ def _supernet(path: Path) -> Supernet:
 
 def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
     """Scores after a fit, None where it diverged, and the seconds of fit and judgement."""
-    fitter, architecture = _fitter(plan, fit.seed), Architecture.from_key(key)
+    teacher = plan.teacher if fit.start == "own, taught" else None
+    fitter, architecture = _fitter(plan, fit.seed, teacher), Architecture.from_key(key)
     supernet = _supernet(plan.supernet) if fit.start == "supernet" else None
     start = perf_counter()
     network = fitter.start(architecture, supernet)
@@ -281,14 +302,44 @@ def columns_of(rows: Sequence[dict[str, Any]], label: str, names: Sequence[str])
     ]
 
 
-def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress) -> dict[str, Any]:
-    """The result as plain values. folder: where rows are kept."""
+def known_rows(plan: Plan, earlier: dict[str, Any]) -> dict[tuple[str, Fit], dict[str, Any]]:
+    """The rows of an earlier record that are of this plan's fits, by network and fit.
+
+    Raises:
+        UserError: it is of other crops, another split or another batch size.
+    """
+    wanted = {"data_hash": open_shards(plan.shards).hash, "seed": plan.seed}
+    wanted["batch_size"] = plan.batch_size
+    for name, value in wanted.items():
+        if earlier[name] != value:
+            raise UserError(f"--known is of {name} {earlier[name]}, not {value}; leave it out")
+    rows = [row for one in earlier["networks"] for row in (*one["short"], *one["alone"])]
+    fits = {(row["key"], Fit(row["start"], row["steps"], row["seed"])): row for row in rows}
+    others = set() if earlier["supernet"] == plan.supernet.stem else {"supernet"}
+    if earlier.get("teacher") != _name(plan.teacher):
+        others.add("own, taught")
+    return {place: row for place, row in fits.items() if place[1].start not in others}
+
+
+def record(
+    plan: Plan,
+    keys: Sequence[str],
+    folder: Path,
+    *,
+    known: Mapping[tuple[str, Fit], dict[str, Any]] | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The result as plain values. folder: where rows are kept. known: rows not to be measured."""
     shards = open_shards(plan.shards)
-    paths = {
+    paths: dict[tuple[str, Fit | None], Path] = {
         (key, fit): folder / _place(plan, shards.hash, fit) / f"{key}.json"
         for fit in (None, *plan.every_fit)
         for key in keys
     }
+    for place, row in (known or {}).items():
+        path = paths.get(place)
+        if path is not None and not path.is_file():
+            write_json(path, row)
     measurements = {path: partial(measure, plan, *place) for place, path in paths.items()}
     kept = kept_rows(measurements, unit="measurements", progress=progress)
     rows = dict(zip(paths, kept, strict=True))
@@ -307,6 +358,7 @@ def record(plan: Plan, keys: Sequence[str], folder: Path, *, progress: Progress)
         **record_header(seed=plan.seed, data_hash=shards.hash),
         "data": shards.manifest["source"],
         "supernet": plan.supernet.stem,
+        "teacher": _name(plan.teacher),
         "batch_size": plan.batch_size,
         "alone_steps": plan.alone_steps,
         "alone": of_truth(
@@ -342,9 +394,16 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     if fit is None:
         return f"untrained-{plan.seed}-{data_hash[:12]}"
     supernet = plan.supernet.stem if fit.start == "supernet" else None
-    facts = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
+    facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
+    if fit.start == "own, taught":
+        facts += (_name(plan.teacher), asdict(TEACHING))
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    return f"{fit.start}-{fit.steps}-{fit.seed}-{digest}"
+    return f"{fit.start.replace(', ', '-')}-{fit.steps}-{fit.seed}-{digest}"
+
+
+def _name(teacher: Path | None) -> str | None:
+    """A teacher's folder is named by what it was trained with."""
+    return None if teacher is None else teacher.name
 
 
 def parse() -> argparse.Namespace:
@@ -359,6 +418,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--alone-seeds", type=int, default=2, help="fits alone of each (2)")
     parser.add_argument("--repeat-steps", type=int, nargs="*", default=[], help="of --steps (none)")
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
+    parser.add_argument("--teacher", type=Path, help="a folder of runs/.cache/teachers (none)")
+    parser.add_argument("--known", type=Path, help="an earlier record (none)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
@@ -377,10 +438,14 @@ def main() -> None:
         batch_size=options.batch_size,
         seed=options.seed,
         repeat_steps=tuple(options.repeat_steps),
+        teacher=options.teacher,
     )
+    known = {}
+    if options.known is not None:
+        known = known_rows(plan, json.loads(options.known.read_text()))
     keys = [a.key for a in draw(options.networks, options.macs, seed=options.seed)]
     with shown_progress() as progress:
-        result = record(plan, keys, options.folder, progress=progress)
+        result = record(plan, keys, options.folder, known=known, progress=progress)
     print(json.dumps({name: result[name] for name in ("alone", "proxies", "repeats")}, indent=2))
     if options.write is not None:
         write_json(options.write, result)

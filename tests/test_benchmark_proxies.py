@@ -1,6 +1,7 @@
 """The comparison of proxies, on made-up measurements and on the tiniest real ones."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from benchmarks.proxies import (
     Plan,
     columns_of,
     draw,
+    known_rows,
     of_repeats,
     of_truth,
     record,
     summarise,
 )
+from data.errors import UserError
 from data.progress import silent
-from nas.weights import save_weights
+from nas.teachers import WEIGHTS
+from nas.weights import save_detector, save_weights
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
-from tests.tiny_training import tiny_shards
+from tests.tiny_training import tiny_network, tiny_shards
 
 TRUTH = (0.1, 0.2, 0.3, 0.4)
 
@@ -128,3 +132,40 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
     again = record(plan, keys, tmp_path / "rows", progress=silent)
     assert json.dumps(again["proxies"]) == json.dumps(found["proxies"])
     assert again["networks"] == found["networks"]
+    save_detector(tmp_path / "teacher" / WEIGHTS, tiny_network(), {})
+    taught = replace(plan, repeat_steps=(), teacher=tmp_path / "teacher")
+    counts.clear()
+    more = record(
+        taught,
+        keys,
+        tmp_path / "others",
+        known=known_rows(taught, json.loads(json.dumps(found))),
+        progress=lambda _label, done, _total: counts.append(done),
+    )
+    assert len(counts) == 4 * (1 + 1), "what needs no training, and one taught fit of each"
+    assert more["networks"][0]["alone"] == found["networks"][0]["alone"]
+    assert {"ap, 1 steps from own, taught", "ap, 1 steps from own"} <= more["proxies"].keys()
+    assert (more["teacher"], found["teacher"]) == ("teacher", None)
+
+
+def test_rows_of_other_crops_or_of_another_supernet_are_not_known(tmp_path: Path) -> None:
+    crops, shards = tiny_shards(tmp_path / "shards")
+    plan = Plan(shards, tmp_path / "one.safetensors", (1,), 2, 1, 2, seed=0)
+    fits = [Fit("own", 1, 0), Fit("supernet", 1, 0), Fit("own, taught", 1, 0)]
+    rows = [{"key": "a", **asdict(fit)} for fit in fits]
+    earlier = {
+        "data_hash": crops.hash,
+        "seed": 0,
+        "batch_size": 2,
+        "supernet": "one",
+        "networks": [{"short": rows, "alone": []}],
+    }
+
+    def known(plan: Plan) -> set[str]:
+        return {fit.start for _, fit in known_rows(plan, earlier)}
+
+    assert known(plan) == {"own", "supernet", "own, taught"}
+    assert known(replace(plan, supernet=tmp_path / "two.safetensors")) == {"own", "own, taught"}
+    assert known(replace(plan, teacher=tmp_path)) == {"own", "supernet"}
+    with pytest.raises(UserError, match="--known is of batch_size 2, not 4"):
+        known_rows(replace(plan, batch_size=4), earlier)
