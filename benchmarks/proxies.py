@@ -15,9 +15,9 @@ and what each of them says of the others' mean, by itself and together with the 
 truth than a fit as long as its own does. Fits of --repeat-steps from own weights are made REPEATS
 times, with other seeds: how far they agree, and what their mean AP says of the truth, tells how
 much of a short fit's error is chance and how much is that it is short. With --teacher, a folder of
-runs/.cache/teachers, short fits from own weights are made a second time, learning from it as trials
-do. What is measured once is kept in --folder, so a run that was cut goes on; --known takes the fits
-of an earlier record, of the same crops, for measured (its seconds are of its own day).
+runs/.cache/teachers, short fits are made a second time, learning from it as trials do. What is
+measured once is kept in --folder, so a run that was cut goes on; --known takes the fits of an
+earlier record, of the same crops, for measured (its seconds are of its own day).
 """
 
 import argparse
@@ -70,7 +70,8 @@ SCORES = (
 CPU = torch.device("cpu")
 REPEATS = 3
 
-Start = Literal["own", "supernet", "own, taught"]
+Start = Literal["own", "supernet", "own, taught", "supernet, taught"]
+TAUGHT: tuple[Start, ...] = ("own, taught", "supernet, taught")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +103,17 @@ class Plan:
     @property
     def short_fits(self) -> list[Fit]:
         """Proxies that need a fit, or at least inherited weights."""
-        starts: list[Start] = ["own", "supernet"]
+        starts: tuple[Start, ...] = ("own", "supernet")
         if self.teacher is not None:
-            starts.append("own, taught")
+            starts += TAUGHT
         fits = [Fit(start, steps, self.seed) for start in starts for steps in self.steps]
         return [fit for fit in fits if fit.steps or fit.start == "supernet"]
 
     @property
     def longest(self) -> Fit:
-        """The short fit that a search's trial is most like: taught if there is a teacher, else from
-        own weights if it has steps."""
-        return max(self.short_fits, key=lambda fit: (fit.steps, fit.start == "own, taught"))
+        """The short fit that a search's trial is most like: taught, from the supernet, where there is a
+        teacher, else from own weights if it has steps."""
+        return max(self.short_fits, key=lambda fit: (fit.steps, fit.start == "supernet, taught"))
 
     @property
     def alone_fits(self) -> list[Fit]:
@@ -179,9 +180,9 @@ def _supernet(path: Path) -> Supernet:
 
 def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
     """Scores after a fit, None where it diverged, and the seconds of fit and judgement."""
-    teacher = plan.teacher if fit.start == "own, taught" else None
+    teacher = plan.teacher if fit.start in TAUGHT else None
     fitter, architecture = _fitter(plan, fit.seed, teacher), Architecture.from_key(key)
-    supernet = _supernet(plan.supernet) if fit.start == "supernet" else None
+    supernet = _supernet(plan.supernet) if fit.start.startswith("supernet") else None
     start = perf_counter()
     network = fitter.start(architecture, supernet)
     row: dict[str, Any] = {"key": key, **asdict(fit), "scores": None}
@@ -315,9 +316,11 @@ def known_rows(plan: Plan, earlier: dict[str, Any]) -> dict[tuple[str, Fit], dic
             raise UserError(f"--known is of {name} {earlier[name]}, not {value}; leave it out")
     rows = [row for one in earlier["networks"] for row in (*one["short"], *one["alone"])]
     fits = {(row["key"], Fit(row["start"], row["steps"], row["seed"])): row for row in rows}
-    others = set() if earlier["supernet"] == plan.supernet.stem else {"supernet"}
+    others: set[str] = set()
+    if earlier["supernet"] != plan.supernet.stem:
+        others |= {"supernet", "supernet, taught"}
     if earlier.get("teacher") != _name(plan.teacher):
-        others.add("own, taught")
+        others |= {*TAUGHT}
     return {place: row for place, row in fits.items() if place[1].start not in others}
 
 
@@ -393,9 +396,9 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     """Name of the folder of a measurement's rows; another one where anything differs."""
     if fit is None:
         return f"untrained-{plan.seed}-{data_hash[:12]}"
-    supernet = plan.supernet.stem if fit.start == "supernet" else None
+    supernet = plan.supernet.stem if fit.start.startswith("supernet") else None
     facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
-    if fit.start == "own, taught":
+    if fit.start in TAUGHT:
         facts += (_name(plan.teacher), asdict(TEACHING))
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return f"{fit.start.replace(', ', '-')}-{fit.steps}-{fit.seed}-{digest}"

@@ -127,7 +127,7 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
             fit=FitSettings(steps=between(200, 800), batch_size=SHORT_FIT_BATCH, learning_rate=3e-3)
         ),
         proxy=ProxySettings(
-            fit=FitSettings(steps=round(longer * between(80, 300)), batch_size=SHORT_FIT_BATCH),
+            fit=FitSettings(steps=round(longer * between(80, 200)), batch_size=SHORT_FIT_BATCH),
             teaching=TEACHING if budget >= STOPPING_BUDGET else None,
             early_stopping=budget >= STOPPING_BUDGET,
         ),

@@ -12,6 +12,7 @@ from benchmarks.proxies import (
     Column,
     Fit,
     Plan,
+    Start,
     columns_of,
     draw,
     known_rows,
@@ -142,7 +143,7 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
         known=known_rows(taught, json.loads(json.dumps(found))),
         progress=lambda _label, done, _total: counts.append(done),
     )
-    assert len(counts) == 4 * (1 + 1), "what needs no training, and one taught fit of each"
+    assert len(counts) == 4 * (1 + 2), "what needs no training, and two taught fits of each"
     assert more["networks"][0]["alone"] == found["networks"][0]["alone"]
     assert {"ap, 1 steps from own, taught", "ap, 1 steps from own"} <= more["proxies"].keys()
     assert (more["teacher"], found["teacher"]) == ("teacher", None)
@@ -151,7 +152,8 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
 def test_rows_of_other_crops_or_of_another_supernet_are_not_known(tmp_path: Path) -> None:
     crops, shards = tiny_shards(tmp_path / "shards")
     plan = Plan(shards, tmp_path / "one.safetensors", (1,), 2, 1, 2, seed=0)
-    fits = [Fit("own", 1, 0), Fit("supernet", 1, 0), Fit("own, taught", 1, 0)]
+    starts: tuple[Start, ...] = ("own", "supernet", "own, taught", "supernet, taught")
+    fits = [Fit(start, 1, 0) for start in starts]
     rows = [{"key": "a", **asdict(fit)} for fit in fits]
     earlier = {
         "data_hash": crops.hash,
@@ -164,7 +166,7 @@ def test_rows_of_other_crops_or_of_another_supernet_are_not_known(tmp_path: Path
     def known(plan: Plan) -> set[str]:
         return {fit.start for _, fit in known_rows(plan, earlier)}
 
-    assert known(plan) == {"own", "supernet", "own, taught"}
+    assert known(plan) == {*starts}
     assert known(replace(plan, supernet=tmp_path / "two.safetensors")) == {"own", "own, taught"}
     assert known(replace(plan, teacher=tmp_path)) == {"own", "supernet"}
     with pytest.raises(UserError, match="--known is of batch_size 2, not 4"):
