@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def longest(self) -> Fit:
-        """The short fit that a search's trial is most like: taught, from the supernet, where there is a
+        """The short fit that a search's trial is most like: taught, from the supernet, if there is a
         teacher, else from own weights if it has steps."""
         return max(self.short_fits, key=lambda fit: (fit.steps, fit.start == "supernet, taught"))
 
