@@ -111,8 +111,8 @@ class Plan:
 
     @property
     def longest(self) -> Fit:
-        """The short fit that a search's trial is most like: taught and from the supernet if there is
-        a teacher, else from own weights if it has steps."""
+        """The short fit most like a search's trial: taught and from the supernet if there is a
+        teacher, else from own weights if it has steps."""
         return max(self.short_fits, key=lambda fit: (fit.steps, fit.start == "supernet, taught"))
 
     @property
