@@ -43,10 +43,10 @@ from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
 from nas.fidelity import ZERO_COST_IMAGES, expected_aps, kendall_tau
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
-from nas.proxy import CandidateFitter, ProxySettings, report_scores
+from nas.proxy import CandidateFitter, ProxySettings, report_scores, teacher_of_trials
 from nas.records import record_header
 from nas.supernet_training import load_supernet
-from nas.teachers import Teacher, open_teacher
+from nas.teachers import Teacher
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.zero_cost import zero_cost_scores
@@ -170,7 +170,7 @@ def _fitter(plan: Plan, fit_seed: int, teacher: Path | None = None) -> Candidate
 
 @cache
 def _teacher(path: Path) -> Teacher:
-    return open_teacher(str(path), device=CPU)
+    return teacher_of_trials(path, CPU)
 
 
 @cache

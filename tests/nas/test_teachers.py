@@ -89,6 +89,22 @@ def test_answers_have_no_gradient_and_change_nothing(folder: Path) -> None:
     assert torch.equal(teacher.ask(images()).scores, first.scores)
 
 
+def test_an_answer_that_is_remembered_is_the_same_and_is_not_found_again(folder: Path) -> None:
+    plain, teacher = (teacher_of(folder / "yunet-s") for _ in range(2))
+    one, other = images(), images(count=1)
+    room = plain.ask(one).nbytes
+    teacher.remember(room)
+    for batch in (one, other, one, other, one.contiguous(memory_format=torch.channels_last)):
+        answer, wanted = teacher.ask(batch), plain.ask(batch)
+        assert torch.equal(answer.boxes_xyxy, wanted.boxes_xyxy)
+        assert torch.equal(answer.scores, wanted.scores)
+        for found, right in zip(answer.features, wanted.features, strict=True):
+            assert torch.equal(found, right)
+    assert teacher.cost.batches == 3, "the second batch had no room, and was asked twice"
+    assert teacher.ask(one) is teacher.ask(one.clone())
+    assert not teacher.ask(one).scores.requires_grad
+
+
 def test_its_cost_is_measured(folder: Path) -> None:
     teacher = teacher_of(folder / "yunet-s")
     assert teacher.cost.to_json() == {
