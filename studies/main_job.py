@@ -136,11 +136,14 @@ class JobRequest:
                 "--supernet-steps": self.supernet_steps is not None,
             },
         )
-        _refuse_beside(
-            "teacher",
-            self.teacher,
-            {"--no-teach": self.teach is False, "--teacher-steps": self.teacher_steps is not None},
-        )
+        _refuse_beside("teacher", self.teacher, {"--teacher-steps": self.teacher_steps is not None})
+        if self.teach is False and self.has_teacher_wish:
+            raise UserError("--no-teach leaves out the teacher; give no --teacher, --teacher-steps")
+
+    @property
+    def has_teacher_wish(self) -> bool:
+        """Whether a teacher is given, or its length: so there is to be one, at any budget."""
+        return self.teacher is not None or self.teacher_steps is not None
 
     @property
     def url(self) -> str:
@@ -248,7 +251,9 @@ class _Job:
             proxy=request.proxy_steps,
             retrain=request.retrain_steps,
         ).with_wishes(
-            early_stopping=request.early_stopping, inherit=request.inherit, teach=request.teach
+            early_stopping=request.early_stopping,
+            inherit=request.inherit,
+            teach=True if request.has_teacher_wish else request.teach,
         )
         self.say(f"schedule: {schedule.line}: {reason}")
         return schedule
@@ -361,7 +366,7 @@ class _Job:
         return path
 
     def _teacher(self, shards: ShardSet, folder: Path) -> Path:
-        request, schedule = self.request, self.schedule
+        request = self.request
         if request.teacher is not None:
             return keep_teacher(
                 self.workspace,
@@ -370,12 +375,10 @@ class _Job:
                 seed=request.seed,
                 say=self.say,
             )
-        if schedule.teacher is None:
-            raise UserError("this study's schedule has no teacher; give one with --teacher")
         job = TeacherJob(
             shards=folder,
-            held_out_share=schedule.proxy.held_out_share,
-            recipe=Recipe(fit=schedule.teacher, loss=schedule.proxy.loss),
+            held_out_share=self.schedule.proxy.held_out_share,
+            recipe=self.schedule.teacher_recipe,
             seed=request.seed,
             device=self.device,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from nas.distillation import DistillationSettings
 from nas.fitting import FitSettings
 from nas.proxy import ProxySettings
-from nas.recipe import USUAL, settings_from_json
+from nas.recipe import USUAL, Recipe, settings_from_json
 from nas.supernet_training import SupernetSettings
 
 SMALL_BUDGET, FULL_BUDGET = 10, 200
@@ -101,6 +101,17 @@ class Schedule:
             f"{supernet}proxy {self.proxy.fit.steps} steps a trial{origin}{rungs}, "
             f"retraining {self.retrain.steps} steps"
         )
+
+    @property
+    def teacher_recipe(self) -> Recipe:
+        """How the network is trained that trials learn from: by the loss that they have.
+
+        Raises:
+            ValueError: the schedule is of a study older than teachers.
+        """
+        if self.teacher is None:
+            raise ValueError("teacher must be set where trials are taught, got None")
+        return Recipe(fit=self.teacher, loss=self.proxy.loss)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain dicts and numbers; `schedule_from_json` reads it back."""

@@ -189,7 +189,8 @@ def test_other_settings_are_refused_and_harm_nothing(
         ({"latency_table": Path("a.json")}, "--latency-table goes with --objective latency"),
         ({"supernet": Path("a")}, "--supernet gives .* does not go with --supernet-steps"),
         ({"supernet": Path("a"), "inherit": False}, "does not go with --no-inherit"),
-        ({"teacher": Path("a"), "teach": False}, "--teacher gives .* not go with --no-teach;"),
+        ({"teacher": Path("a"), "teach": False}, "--no-teach leaves out the teacher"),
+        ({"teacher_steps": 5, "teach": False}, "--no-teach leaves out the teacher; give no"),
         ({"teacher": Path("a"), "teacher_steps": 5}, "does not go with --teacher-steps"),
     ],
 )
@@ -421,9 +422,8 @@ def test_a_taught_search_has_a_teacher_and_untaught_fits_alone(
     done: tuple[JobRequest, Rows, list[str]], tmp_path: Path
 ) -> None:
     request = replace(
-        tiny_request(tmp_path / "runs"), teach=True, teacher_steps=3, retrain="none", inherit=False
+        tiny_request(tmp_path / "runs"), teacher_steps=3, retrain="none", inherit=False
     )
-    request = replace(request, supernet_steps=None)
     said: list[str] = []
     run_job(request, say=said.append)
     (folder,) = (request.workspace.cache / "teachers").iterdir()
@@ -439,7 +439,7 @@ def test_a_taught_search_has_a_teacher_and_untaught_fits_alone(
     )
     assert all(alone[key] == plain[key] for key in alone.keys() & plain.keys())
     with pytest.raises(UserError, match=r"teaching.* was .* and is now None"):
-        run_job(replace(request, teach=False, teacher_steps=None))
+        run_job(replace(request, teacher_steps=None, teach=False))
     other = replace(request, workspace=Workspace(tmp_path / "runs", "given"), teacher_steps=None)
     run_job(replace(other, teacher=folder, budget=1), say=said.append)
     assert said.count(f"teacher {folder.name}: given, {TEACHER}") == 0

@@ -104,5 +104,7 @@ def test_a_study_from_before_there_were_finals_and_teachers_goes_on_without() ->
     read = schedule_from_json(old)
     assert (read.finalists, read.teacher, read.proxy.teaching) == (None, None, None)
     assert read.with_steps(teacher=5).teacher is None
+    with pytest.raises(ValueError, match="teacher must be set where trials are taught"):
+        _ = read.teacher_recipe
     wanted = replace(toy_settings(), stages={"schedule": read.to_json()})
     require_same("old", saved={**wanted.to_json(), "stages": {"schedule": old}}, wanted=wanted)
