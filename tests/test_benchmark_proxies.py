@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.proxies import (
+    LOSS_WEIGHT,
     REPEATS,
     Column,
     Fit,
@@ -19,6 +20,7 @@ from benchmarks.proxies import (
     of_repeats,
     of_truth,
     record,
+    score_of,
     summarise,
 )
 from data.errors import UserError
@@ -56,6 +58,15 @@ def test_columns_take_the_scores_of_rows_in_their_order() -> None:
         {"scores": {"ap": 0.1}, "seconds": 3.0},
     ]
     assert columns_of(rows, ", 5 steps", ("ap",)) == [Column("ap, 5 steps", [0.3, None, 0.1], 2.0)]
+
+
+def test_ap_and_loss_order_networks_together() -> None:
+    good = {"scores": {"ap": 0.04, "negative_loss": -5.0}}
+    lucky = {"scores": {"ap": 0.05, "negative_loss": -8.0}}
+    first, second = score_of(good, "ap_and_loss"), score_of(lucky, "ap_and_loss")
+    assert first == pytest.approx(0.2 - LOSS_WEIGHT * 5)
+    assert second == pytest.approx(0.05**0.5 - LOSS_WEIGHT * 8)
+    assert score_of({"scores": None}, "ap_and_loss") is None
 
 
 def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
