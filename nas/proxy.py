@@ -95,8 +95,8 @@ class CandidateFitter:
         teacher: Teacher | None = None,
     ) -> None:
         self.settings = settings
-        self._teacher = teacher
         self.device = device
+        self._teacher = teacher
         self._seed = seed
         self._fit_seed = seed if fit_seed is None else fit_seed
         self.train, held_out = shards.split(settings.held_out_share, seed=seed)

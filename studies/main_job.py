@@ -5,7 +5,7 @@ already; so the same command goes on where it was stopped.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,15 +128,21 @@ class JobRequest:
                 f"--latency-table goes with --objective latency, got {self.objective}; "
                 "leave one of them out"
             )
-        _refuse_beside(
-            "supernet",
-            self.supernet,
-            {
-                "--no-inherit": self.inherit is False,
-                "--supernet-steps": self.supernet_steps is not None,
-            },
-        )
-        _refuse_beside("teacher", self.teacher, {"--teacher-steps": self.teacher_steps is not None})
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        """Nothing, unless a network is given that is also to be left out, or to be trained."""
+        if self.supernet is not None and (self.inherit is False or self.supernet_steps is not None):
+            other = "--no-inherit" if self.inherit is False else "--supernet-steps"
+            raise UserError(
+                f"--supernet gives a trained supernet and does not go with {other}; "
+                "leave one of them out"
+            )
+        if self.teacher is not None and self.teacher_steps is not None:
+            raise UserError(
+                "--teacher gives a trained teacher and does not go with --teacher-steps; "
+                "leave one of them out"
+            )
         if self.teach is False and self.has_teacher_wish:
             raise UserError("--no-teach leaves out the teacher; give no --teacher, --teacher-steps")
 
@@ -577,18 +583,3 @@ class _Job:
 def _name(trained: Path | None) -> str | None:
     """What a study remembers of its supernet or its teacher."""
     return None if trained is None else trained.stem
-
-
-def _refuse_beside(name: str, given: Path | None, others: Mapping[str, bool]) -> None:
-    """Nothing, unless a trained network is given together with a wish that has no place then.
-
-    others: such wishes, as the command line has them, and whether they were made.
-
-    Raises:
-        UserError: names the one that was.
-    """
-    made = [other for other, is_made in others.items() if is_made]
-    if given is not None and made:
-        raise UserError(
-            f"--{name} gives a trained {name} and does not go with {made[0]}; leave one of them out"
-        )

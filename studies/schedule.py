@@ -37,9 +37,8 @@ class Schedule:
     synthetic_images: drawn when there is no data set. fidelity_candidates, finalists: fitted alone
     with `alone` after the search, the first to measure how far trials can be believed, the others,
     the networks nearest the front, to make the front that is shown; None, as in studies older than
-    finals: trials make it. retrain: the full-size training of a chosen network.
-    teacher: the training of the network that trials learn from, where they do; None in studies
-    older than that.
+    finals: trials make it. retrain: the full-size training of a chosen network. teacher: the
+    training of the network that trials learn from, where they do; None in studies older than that.
     """
 
     synthetic_images: int
@@ -94,12 +93,12 @@ class Schedule:
     def line(self) -> str:
         """The lengths in one line for people."""
         rungs = " at most, with early stopping" if self.proxy.early_stopping else ""
-        supernet = f"supernet {self.supernet.fit.steps} steps, " if self.proxy.inherit else ""
+        before = f"supernet {self.supernet.fit.steps} steps, " if self.proxy.inherit else ""
         origin = "" if self.proxy.inherit else " from weights of its own"
         if self.proxy.teaching is not None and self.teacher is not None:
-            supernet += f"teacher {self.teacher.steps} steps, "
+            before += f"teacher {self.teacher.steps} steps, "
         return (
-            f"{supernet}proxy {self.proxy.fit.steps} steps a trial{origin}{rungs}, "
+            f"{before}proxy {self.proxy.fit.steps} steps a trial{origin}{rungs}, "
             f"retraining {self.retrain.steps} steps"
         )
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from data.files import whole_file
 from nas.weights import load_weights
+from studies.given_weights import HASH_DIGITS, warn_of_other_crops
 from studies.say import Say, unsaid
 from studies.workspace import Workspace
-
-HASH_DIGITS = 16
 
 
 def keep_supernet(
@@ -30,10 +29,5 @@ def keep_supernet(
             temporary.write_bytes(content)
     steps = facts.get("settings", {}).get("fit", {}).get("steps", "unknown")
     say(f"supernet {path.stem}: given, trained for {steps} steps")
-    if (facts.get("data_hash"), facts.get("seed")) != (data_hash, seed):
-        say(
-            "the supernet was trained on other crops or another split: it may have seen images "
-            "that trials are judged on, and their AP may be too high; fits alone and finals "
-            "have weights of their own and are not touched"
-        )
+    warn_of_other_crops("supernet", facts, data_hash=data_hash, seed=seed, say=say)
     return path

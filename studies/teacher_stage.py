@@ -21,6 +21,7 @@ from nas.weights import load_weights
 from search_spaces.architecture import Architecture
 from search_spaces.heads import STRIDES
 from search_spaces.network import build
+from studies.given_weights import HASH_DIGITS, warn_of_other_crops
 from studies.say import Say, unsaid
 from studies.workspace import Workspace
 
@@ -33,8 +34,6 @@ proportion to its MACs (docs/results/references)."""
 
 RECIPE = 1
 """Part of a teacher's hash: raise it when the same settings would train other weights."""
-
-HASH_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +104,7 @@ def keep_teacher(
             shutil.copyfile(weights, temporary / WEIGHTS)
     _, facts = load_weights(weights)
     say(f"teacher {folder.name}: given, {facts.get('architecture')}")
-    if (facts.get("data_hash"), facts.get("seed")) != (data_hash, seed):
-        say(
-            "the teacher was trained on other crops or another split: it may have seen images that "
-            "trials are judged on, and their AP may be too high; fits alone and finals have no "
-            "teacher and are not touched"
-        )
+    warn_of_other_crops("teacher", facts, data_hash=data_hash, seed=seed, say=say)
     return folder
 
 
