@@ -89,6 +89,16 @@ class Fit:
     steps: int
     seed: int
 
+    @property
+    def inherits(self) -> bool:
+        """Whether it begins with the supernet's weights."""
+        return self.start.startswith("supernet")
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether it has a teacher."""
+        return self.start in TAUGHT
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -186,9 +196,9 @@ def _supernet(path: Path) -> Supernet:
 
 def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
     """Scores after a fit, None where it diverged, and the seconds of fit and judgement."""
-    teacher = plan.teacher if fit.start in TAUGHT else None
+    teacher = plan.teacher if fit.is_taught else None
     fitter, architecture = _fitter(plan, fit.seed, teacher), Architecture.from_key(key)
-    supernet = _supernet(plan.supernet) if fit.start.startswith("supernet") else None
+    supernet = _supernet(plan.supernet) if fit.inherits else None
     start = perf_counter()
     network = fitter.start(architecture, supernet)
     row: dict[str, Any] = {"key": key, **asdict(fit), "scores": None}
@@ -325,19 +335,20 @@ def known_rows(plan: Plan, earlier: dict[str, Any]) -> dict[tuple[str, Fit], dic
     Raises:
         UserError: it is of other crops, another split or another batch size.
     """
-    wanted = {"data_hash": open_shards(plan.shards).hash, "seed": plan.seed}
-    wanted["batch_size"] = plan.batch_size
-    for name, value in wanted.items():
+    data_hash = open_shards(plan.shards).hash
+    wanted = (("data_hash", data_hash), ("seed", plan.seed), ("batch_size", plan.batch_size))
+    for name, value in wanted:
         if earlier[name] != value:
             raise UserError(f"--known is of {name} {earlier[name]}, not {value}; leave it out")
     rows = [row for one in earlier["networks"] for row in (*one["short"], *one["alone"])]
     fits = {(row["key"], Fit(row["start"], row["steps"], row["seed"])): row for row in rows}
-    others: set[str] = set()
-    if earlier["supernet"] != plan.supernet.stem:
-        others |= {"supernet", "supernet, taught"}
-    if earlier.get("teacher") != _name(plan.teacher):
-        others |= {*TAUGHT}
-    return {place: row for place, row in fits.items() if place[1].start not in others}
+    same_supernet = earlier["supernet"] == plan.supernet.stem
+    same_teacher = earlier.get("teacher") == _name(plan.teacher)
+    return {
+        (key, fit): row
+        for (key, fit), row in fits.items()
+        if (same_supernet or not fit.inherits) and (same_teacher or not fit.is_taught)
+    }
 
 
 def record(
@@ -412,9 +423,9 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     """Name of the folder of a measurement's rows; another one where anything differs."""
     if fit is None:
         return f"untrained-{plan.seed}-{data_hash[:12]}"
-    supernet = plan.supernet.stem if fit.start.startswith("supernet") else None
+    supernet = plan.supernet.stem if fit.inherits else None
     facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
-    if fit.start in TAUGHT:
+    if fit.is_taught:
         facts += (_name(plan.teacher), asdict(TEACHING))
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     return f"{fit.start.replace(', ', '-')}-{fit.steps}-{fit.seed}-{digest}"
