@@ -1,12 +1,24 @@
-"""What is said of trained weights that a person gives to a search."""
+"""Trained weights that a person gives to a search: keeping them, and what is said of them."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from data.files import sha256_of, whole_file
 from studies.say import Say
 
 HASH_DIGITS = 16
 """Of the content of a given file, which names it in the cache."""
+
+
+def keep_copy(given: Path, place: Callable[[str], Path]) -> Path:
+    """A copy of a file, at the place of the name that its content gives it."""
+    path = place(sha256_of(given)[:HASH_DIGITS])
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            shutil.copyfile(given, temporary)
+    return path
 
 
 def warn_of_other_crops(

@@ -208,7 +208,7 @@ class _Job:
         teacher = None
         if self.schedule.proxy.teaching is not None:
             with self.stages.time("teacher"):
-                teacher = self._teacher(shards, folder)
+                teacher = self._teacher(shards)
         job = ProxyJob(
             shards=folder,
             supernet=supernet,
@@ -259,7 +259,7 @@ class _Job:
         ).with_wishes(
             early_stopping=request.early_stopping,
             inherit=request.inherit,
-            teach=True if request.has_teacher_wish else request.teach,
+            teach=request.has_teacher_wish or request.teach,
         )
         self.say(f"schedule: {schedule.line}: {reason}")
         return schedule
@@ -371,7 +371,7 @@ class _Job:
         self.say(f"supernet {name}: trained; --supernet {path} gives it to another study")
         return path
 
-    def _teacher(self, shards: ShardSet, folder: Path) -> Path:
+    def _teacher(self, shards: ShardSet) -> Path:
         request = self.request
         if request.teacher is not None:
             return keep_teacher(
@@ -382,7 +382,7 @@ class _Job:
                 say=self.say,
             )
         job = TeacherJob(
-            shards=folder,
+            shards=shards,
             held_out_share=self.schedule.proxy.held_out_share,
             recipe=self.schedule.teacher_recipe,
             seed=request.seed,

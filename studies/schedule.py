@@ -12,7 +12,8 @@ from nas.supernet_training import SupernetSettings
 
 SMALL_BUDGET, FULL_BUDGET = 10, 200
 STOPPING_BUDGET = 50
-"""With fewer trials a rung has too few to compare with to pay for its judgement."""
+"""With fewer trials a rung has too few to compare with to pay for its judgement, and a teacher too
+few to teach to pay for its training."""
 
 SHORT_FIT_BATCH = 4
 """Images a step of the supernet and of all short fits: with few pixels to see, more steps on less

@@ -1,11 +1,9 @@
 """A supernet that was trained elsewhere, or for longer, in the place of one of the search's own."""
 
-import hashlib
 from pathlib import Path
 
-from data.files import whole_file
 from nas.weights import load_weights
-from studies.given_weights import HASH_DIGITS, warn_of_other_crops
+from studies.given_weights import keep_copy, warn_of_other_crops
 from studies.say import Say, unsaid
 from studies.workspace import Workspace
 
@@ -22,11 +20,7 @@ def keep_supernet(
         UserError: the file is missing or damaged.
     """
     _, facts = load_weights(given)
-    content = given.read_bytes()
-    path = workspace.supernet(hashlib.sha256(content).hexdigest()[:HASH_DIGITS])
-    if not path.is_file():
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
+    path = keep_copy(given, workspace.supernet)
     steps = facts.get("settings", {}).get("fit", {}).get("steps", "unknown")
     say(f"supernet {path.stem}: given, trained for {steps} steps")
     warn_of_other_crops("supernet", facts, data_hash=data_hash, seed=seed, say=say)

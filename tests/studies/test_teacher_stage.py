@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import UserError
 from data.sample import Batch
-from data.shards import open_shards
+from data.shards import ShardSet
 from nas.fitting import NotFiniteError, StepReport, Trainer
 from nas.recipe import Recipe
 from nas.teachers import WEIGHTS, open_teacher
@@ -20,12 +20,12 @@ from tests.tiny_training import CPU, FIT, equal_weights, tiny_network, tiny_shar
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_shards(tmp_path_factory.mktemp("teacher"))[1]
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return tiny_shards(tmp_path_factory.mktemp("teacher"))[0]
 
 
 @pytest.fixture
-def job(shards: Path) -> TeacherJob:
+def job(shards: ShardSet) -> TeacherJob:
     return TeacherJob(shards, held_out_share=0.3, recipe=Recipe(fit=FIT), seed=0, device=CPU)
 
 
@@ -42,7 +42,7 @@ def test_a_teacher_is_trained_once_and_named_by_what_it_is_trained_with(
     assert heard == [("teacher", done, FIT.steps) for done in range(1, FIT.steps + 1)]
     network, facts = load_detector(folder / WEIGHTS)
     assert network.key == TEACHER
-    assert facts["data_hash"] == open_shards(job.shards).hash
+    assert facts["data_hash"] == job.shards.hash
     assert train_teacher(place, job, say=said.append) == folder
     assert [line.split(": ")[1] for line in said] == [
         f"trained; --teacher {folder} gives it to another study",
@@ -56,7 +56,7 @@ def test_a_teacher_is_trained_once_and_named_by_what_it_is_trained_with(
 def test_it_never_sees_what_trials_are_judged_on(
     tmp_path: Path, job: TeacherJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = open_shards(job.shards).split(job.held_out_share, seed=job.seed)
+    parts = job.shards.split(job.held_out_share, seed=job.seed)
     learned, hidden = (
         {image.tobytes() for crop in part.images for image in (crop, crop[:, ::-1])}
         for part in parts
@@ -109,7 +109,7 @@ def test_a_teacher_that_diverges_says_what_to_do(
 def test_a_given_teacher_is_kept_by_its_content(tmp_path: Path, job: TeacherJob) -> None:
     place, said = workspace(tmp_path), list[str]()
     trained = train_teacher(workspace(tmp_path / "elsewhere"), job)
-    data_hash = open_shards(job.shards).hash
+    data_hash = job.shards.hash
 
     def keep(given: Path, *, seed: int = 0) -> Path:
         check_teacher(given)
