@@ -3,21 +3,23 @@
 Run from the repository's root:
 python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--steps 0 100 300]
     [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
-    [--teacher FOLDER] [--known docs/results/proxies.json] [--write docs/results/proxies.json]
+    [--teacher FOLDER] [--starts own supernet] [--known docs/results/proxies.json]
+    [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
-The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs,
-so that size alone gives no rank. Each is fitted for every number of steps from weights of its own
-and from the supernet's; judged are average precision, smoother scores and the loss on held-out
-crops, and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
+The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs, so
+that size alone gives no rank. Each is fitted for every number of steps from weights of its own and
+from the supernet's; judged are average precision, smoother scores and the loss on held-out crops,
+and scores of no training at all. The truth is the mean AP of --alone-seeds fits alone for
 --alone-steps, from other weights and orders of the images than the short fits'; how far they agree,
 and what each of them says of the others' mean, by itself and together with the longest short fit
 (`nas.fidelity.expected_aps`), is given as `alone`: no score can be expected to say much more of the
 truth than a fit as long as its own does. Fits of --repeat-steps from own weights are made REPEATS
 times, with other seeds: how far they agree, and what their mean AP says of the truth, tells how
 much of a short fit's error is chance and how much is that it is short. With --teacher, a folder of
-runs/.cache/teachers, short fits are made a second time, learning from it as trials do. What is
-measured once is kept in --folder, so a run that was cut goes on; --known takes the fits of an
-earlier record, of the same crops, for measured (its seconds are of its own day).
+runs/.cache/teachers, short fits are made a second time, learning from it as trials do. --starts
+leaves the other kinds of short fits out. What is measured once is kept in --folder, so a run that
+was cut goes on; --known takes the fits of an earlier record, of the same crops, for measured (its
+seconds are of its own day).
 """
 
 import argparse
@@ -77,6 +79,7 @@ CPU = torch.device("cpu")
 REPEATS = 3
 
 Start = Literal["own", "supernet", "own, taught", "supernet, taught"]
+UNTAUGHT: tuple[Start, ...] = ("own", "supernet")
 TAUGHT: tuple[Start, ...] = ("own, taught", "supernet, taught")
 
 
@@ -104,7 +107,8 @@ class Fit:
 class Plan:
     """What is measured of each network. seed: of the split and of the short fits; the fits alone
     have the `alone_seeds` seeds after it. repeat_steps: of the fits that are made REPEATS times,
-    each of them one of `steps`. teacher: of short fits that are taught; None: there are none."""
+    each of them one of `steps`. teacher: of short fits that are taught; None: there are none.
+    starts: kinds of short fits; None: all that there can be."""
 
     shards: Path
     supernet: Path
@@ -115,13 +119,14 @@ class Plan:
     seed: int
     repeat_steps: tuple[int, ...] = ()
     teacher: Path | None = None
+    starts: tuple[Start, ...] | None = None
 
     @property
     def short_fits(self) -> list[Fit]:
         """Proxies that need a fit, or at least inherited weights."""
-        starts: tuple[Start, ...] = ("own", "supernet")
-        if self.teacher is not None:
-            starts += TAUGHT
+        starts = self.starts
+        if starts is None:
+            starts = UNTAUGHT if self.teacher is None else UNTAUGHT + TAUGHT
         fits = [Fit(start, steps, self.seed) for start in starts for steps in self.steps]
         return [fit for fit in fits if fit.steps or fit.start == "supernet"]
 
@@ -449,11 +454,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat-steps", type=int, nargs="*", default=[], help="of --steps (none)")
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
     parser.add_argument("--teacher", type=Path, help="a folder of runs/.cache/teachers (none)")
+    parser.add_argument("--starts", nargs="+", choices=UNTAUGHT + TAUGHT, help="(all)")
     parser.add_argument("--known", type=Path, help="an earlier record (none)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.teacher is None and set(TAUGHT).intersection(options.starts or ()):
+        parser.error("taught fits need a --teacher")
+    return options
 
 
 def main() -> None:
@@ -469,6 +478,7 @@ def main() -> None:
         seed=options.seed,
         repeat_steps=tuple(options.repeat_steps),
         teacher=options.teacher,
+        starts=None if options.starts is None else tuple(options.starts),
     )
     known = {}
     if options.known is not None:

@@ -108,6 +108,11 @@ def test_the_longest_short_fit_is_one_that_is_made(steps: tuple[int, ...], longe
     assert longest in plan.short_fits
 
 
+def test_only_the_wanted_kinds_of_short_fits_are_made() -> None:
+    plan = Plan(Path("shards"), Path("supernet"), (0, 9), 5, 2, 4, seed=3, starts=("own",))
+    assert plan.short_fits == [Fit("own", 9, 3)]
+
+
 def test_networks_are_close_in_cost_and_keep_the_limits() -> None:
     costs = [architecture_cost(a, image_size=640) for a in draw(5, 300_000_000, seed=0)]
     assert max(cost.macs for cost in costs) <= 1.25 * min(cost.macs for cost in costs)
