@@ -7,6 +7,7 @@ x2 - x1. Functions take numpy arrays or torch tensors and return the kind they w
 
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -138,9 +139,8 @@ def nms(
     A box is dropped when its IoU with a kept box of higher score is over the threshold.
     """
     order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while order.size and len(kept) < max_boxes:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        order = rest[aligned_iou(boxes_xyxy[best], boxes_xyxy[rest]) <= iou_threshold]
-    return np.array(kept, dtype=np.int64)
+    boxes_xywh = boxes_xyxy[order].astype(np.float64)
+    boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
+    ranks = np.arange(order.size, 0, -1, dtype=np.float32)  # OpenCV drops scores of 0
+    kept = cv2.dnn.NMSBoxes(boxes_xywh, ranks, 0.0, iou_threshold)  # type: ignore[arg-type]
+    return order[np.asarray(kept, dtype=np.int64).reshape(-1)[:max_boxes]]
