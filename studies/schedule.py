@@ -21,14 +21,33 @@ each teach most (docs/results/fit_speed.json)."""
 
 TEACHING = DistillationSettings(output_weight=1.0, feature_weight=4.0, face_score=0.0)
 """How a trial learns from its teacher, which after so short a training is sure of few faces: from
-all that it sees, by its score. Taught fits of 300 steps from the supernet order networks of like
+all that it sees, by its score. Taught fits of 200 steps from the supernet order networks of like
 cost as fits of 450 do without a teacher (docs/results/README.md, What a teacher does)."""
 
-LONGER_ON_REAL = 1.5
-"""Real faces are learned more slowly than drawn ones, larger networks most of all."""
 
-FINALISTS, FINALISTS_ON_DRAWN = 24, 8
-"""At the full budget. A front of drawn faces serves to try things out, in half an hour."""
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Steps of each stage, and networks of the finals, at SMALL_BUDGET and at FULL_BUDGET.
+
+    alone: of each fit alone, of the finals among them.
+    """
+
+    supernet: tuple[int, int]
+    teacher: tuple[int, int]
+    proxy: tuple[int, int]
+    alone: tuple[int, int]
+    finalists: tuple[int, int]
+
+
+DRAWN = Lengths(
+    supernet=(200, 600), teacher=(200, 500), proxy=(80, 130), alone=(160, 600), finalists=(4, 8)
+)
+"""Drawn faces are learned soon, and serve to try things out: in half an hour."""
+
+REAL = Lengths(
+    supernet=(200, 800), teacher=(300, 1950), proxy=(120, 200), alone=(240, 1200), finalists=(4, 24)
+)
+"""Real faces are learned more slowly, by larger networks most of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,32 +141,31 @@ class Schedule:
 def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
     """The schedule that goes with a number of trials.
 
-    real: the images are not drawn ones: fits are LONGER_ON_REAL times as long, and more networks
-    come to the finals.
+    real: the images are not drawn ones, and lengths are REAL and not DRAWN.
 
     Lengths grow in proportion from SMALL_BUDGET to FULL_BUDGET trials and stay there: more
     trials then make the search longer, not its parts. On CUDA retraining is long and at 640 px;
     on the CPU it is short, on crops of 320 px at the scale of the full-size image.
     """
     size = min(1.0, max(0.0, (budget - SMALL_BUDGET) / (FULL_BUDGET - SMALL_BUDGET)))
+    lengths = REAL if real else DRAWN
 
-    between = partial(_between, size)
-    longer = LONGER_ON_REAL if real else 1
+    def short_fit(steps: tuple[int, int]) -> FitSettings:
+        return FitSettings(steps=_between(size, *steps), batch_size=SHORT_FIT_BATCH)
+
     return Schedule(
-        synthetic_images=between(300, 1000),
-        supernet=SupernetSettings(
-            fit=FitSettings(steps=between(200, 800), batch_size=SHORT_FIT_BATCH, learning_rate=3e-3)
-        ),
+        synthetic_images=_between(size, 300, 1000),
+        supernet=SupernetSettings(fit=replace(short_fit(lengths.supernet), learning_rate=3e-3)),
         proxy=ProxySettings(
-            fit=FitSettings(steps=round(longer * between(80, 200)), batch_size=SHORT_FIT_BATCH),
+            fit=short_fit(lengths.proxy),
             teaching=TEACHING if budget >= STOPPING_BUDGET else None,
             early_stopping=budget >= STOPPING_BUDGET,
         ),
-        fidelity_candidates=between(4, 8),
-        alone=FitSettings(steps=round(longer * between(160, 800)), batch_size=SHORT_FIT_BATCH),
+        fidelity_candidates=_between(size, 4, 8),
+        alone=short_fit(lengths.alone),
         retrain=retrain_settings(size, cuda=cuda),
-        finalists=between(4, FINALISTS if real else FINALISTS_ON_DRAWN),
-        teacher=FitSettings(steps=round(longer * between(200, 1300))),
+        finalists=_between(size, *lengths.finalists),
+        teacher=FitSettings(steps=_between(size, *lengths.teacher)),
     )
 
 

@@ -36,8 +36,9 @@ def test_lengths_stay_at_the_ends(*, cuda: bool) -> None:
     assert schedule_for(SMALL_BUDGET, cuda=cuda) != schedule_for(FULL_BUDGET, cuda=cuda)
 
 
-def test_real_faces_get_longer_fits_and_larger_finals_and_nothing_else() -> None:
+def test_real_faces_get_longer_stages_and_larger_finals_and_nothing_else() -> None:
     drawn, real = (schedule_for(60, cuda=False, real=is_real) for is_real in (False, True))
+    assert real.supernet.fit.steps > drawn.supernet.fit.steps
     assert real.proxy.fit.steps > drawn.proxy.fit.steps
     assert real.alone.steps > drawn.alone.steps
     assert real.finalists
@@ -46,8 +47,8 @@ def test_real_faces_get_longer_fits_and_larger_finals_and_nothing_else() -> None
     assert real.teacher
     assert drawn.teacher
     assert real.teacher.steps > drawn.teacher.steps
-    same = {name: getattr(drawn, name) for name in ("proxy", "alone", "finalists", "teacher")}
-    assert replace(real, **same) == drawn
+    differing = ("supernet", "teacher", "proxy", "alone", "finalists")
+    assert replace(real, **{name: getattr(drawn, name) for name in differing}) == drawn
 
 
 @pytest.mark.parametrize("real", [False, True])
