@@ -64,7 +64,7 @@ class ProxySettings:
     loss: LossSettings = SHORT_FIT
     inherit: bool = True
     teaching: DistillationSettings | None = None
-    recalibration_images: int = 128
+    recalibration_images: int = 48
     held_out_share: float = 0.2
     held_out_images: int = 256
     early_stopping: bool = False

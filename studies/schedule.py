@@ -40,7 +40,7 @@ class Lengths:
 
 
 DRAWN = Lengths(
-    supernet=(200, 600), teacher=(200, 500), proxy=(80, 130), alone=(160, 600), finalists=(4, 8)
+    supernet=(200, 500), teacher=(200, 500), proxy=(80, 100), alone=(160, 500), finalists=(4, 8)
 )
 """Drawn faces are learned soon, and serve to try things out: in half an hour."""
 
