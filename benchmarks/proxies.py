@@ -1,8 +1,8 @@
 """Which cheap score orders networks as a long fit does: Kendall's tau of every candidate proxy.
 
 Run from the repository's root:
-python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--macs 300M] [--steps 0 100 300]
-    [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
+python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--draw-seed 0] [--macs 300M]
+    [--steps 0 100 300] [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
     [--teacher FOLDER] [--starts own supernet] [--known docs/results/proxies.json]
     [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
@@ -447,6 +447,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("shards", type=Path)
     parser.add_argument("supernet", type=Path)
     parser.add_argument("--networks", type=int, default=16, help="(16)")
+    parser.add_argument("--draw-seed", type=int, help="of the networks (--seed)")
     parser.add_argument("--macs", type=parse_quantity, default=300_000_000, help="about (300M)")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 100, 300])
     parser.add_argument("--alone-steps", type=int, default=1200, help="(1200)")
@@ -483,7 +484,8 @@ def main() -> None:
     known = {}
     if options.known is not None:
         known = known_rows(plan, json.loads(options.known.read_text()))
-    keys = [a.key for a in draw(options.networks, options.macs, seed=options.seed)]
+    draw_seed = options.seed if options.draw_seed is None else options.draw_seed
+    keys = [a.key for a in draw(options.networks, options.macs, seed=draw_seed)]
     with shown_progress() as progress:
         result = record(plan, keys, options.folder, known=known, progress=progress)
     print(json.dumps({name: result[name] for name in ("alone", "proxies", "repeats")}, indent=2))
