@@ -29,6 +29,7 @@ from nas.supernet_training import (
     supernet_hash,
     train_supernet,
 )
+from nas.teachers import WEIGHTS
 from objectives.cost import architecture_cost
 from objectives.latency_table import LatencyTable, load_latency_table, space_layers
 from objectives.limits import Limits
@@ -351,25 +352,25 @@ class _Job:
         name = supernet_hash(
             self.space, request.limits, settings, data_hash=shards.hash, seed=request.seed
         )
-        path = self.workspace.supernet(name)
-        if path.is_file():
-            self.say(f"supernet {name}: trained before")
-            return path
+        for known in (self._remembered("supernet"), name):
+            if known is not None and (path := self.workspace.supernet(known)).is_file():
+                self.say(f"supernet {known}: trained before")
+                return path
         job = SupernetJob(
             shards=folder,
             held_out_share=self.schedule.proxy.held_out_share,
             limits=request.limits,
             settings=settings,
             seed=request.seed,
-            path=path,
+            path=self.workspace.supernet(name),
             facts=record_header(seed=request.seed, data_hash=shards.hash),
             device=str(self.device),
             space=self.space,
         )
         processes = 1 if self.device.type == "cuda" else self.request.workers or usable_cores()
         train_supernet(job, processes=processes, progress=self.progress)
-        self.say(f"supernet {name}: trained; --supernet {path} gives it to another study")
-        return path
+        self.say(f"supernet {name}: trained; --supernet {job.path} gives it to another study")
+        return job.path
 
     def _teacher(self, shards: ShardSet) -> Path:
         request = self.request
@@ -381,6 +382,10 @@ class _Job:
                 seed=request.seed,
                 say=self.say,
             )
+        known = self._remembered("teacher")
+        if known is not None and (self.workspace.teacher(known) / WEIGHTS).is_file():
+            self.say(f"teacher {known}: trained before")
+            return self.workspace.teacher(known)
         job = TeacherJob(
             shards=shards,
             held_out_share=self.schedule.proxy.held_out_share,
@@ -389,6 +394,11 @@ class _Job:
             device=self.device,
         )
         return train_teacher(self.workspace, job, say=self.say, progress=self.progress)
+
+    def _remembered(self, stage: str) -> str | None:
+        """The supernet, or teacher, that the study began with, by its name."""
+        name: str | None = None if self._saved is None else self._saved["stages"].get(stage)
+        return name
 
     def _settings(
         self, data_hash: str, *, supernet: str | None, teacher: str | None
