@@ -58,6 +58,7 @@ from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from studies.console import shown_progress
 from studies.schedule import TEACHING
+from studies.settings import PROMISE
 
 WIDEST = 1.25
 """Largest over smallest MACs of the networks."""
@@ -68,6 +69,7 @@ SCORES = (
     "quality_ap",
     *(f"{name}_{size}" for name in ("ap", "recall") for size in ("small", "medium", "large")),
     "recall",
+    PROMISE,
     "negative_loss",
     "ap_and_loss",
 )
@@ -274,7 +276,7 @@ def of_truth(
     """How the fits alone agree, mean over pairs; each one's tau with the mean of the others, that
     of a trial, and that of what both together make likely; None where there is one fit alone.
 
-    alone: AP of every network, for each of the fits. trial: AP of every network in a search.
+    alone: AP of every network, for each of the fits. trial: score of every network in a search.
     """
     if len(alone) < 2:
         return None
@@ -317,6 +319,8 @@ def score_of(row: dict[str, Any], name: str) -> float | None:
         return None
     if name == "ap_and_loss" and "negative_loss" in scores:
         return math.sqrt(scores["ap"]) + LOSS_WEIGHT * scores["negative_loss"]
+    if name == PROMISE and "recall" in scores:  # fits measured before it was one of their scores
+        return math.cbrt(scores["ap"] * scores["recall"] ** 2)
     return scores.get(name)
 
 
@@ -398,7 +402,7 @@ def record(
         "alone_steps": plan.alone_steps,
         "alone": of_truth(
             alone,
-            [_ap(rows[key, plan.longest]) for key in keys],
+            [score_of(rows[key, plan.longest], PROMISE) or 0.0 for key in keys],
             [row["scores"]["macs"] for row in untrained],
             seed=plan.seed,
         ),

@@ -136,13 +136,18 @@ def _tau(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def rank_fidelity(
-    proxy: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], *, seed: int
+    proxy: Sequence[dict[str, Any]],
+    alone: Sequence[dict[str, Any]],
+    *,
+    score: str = "ap",
+    seed: int,
 ) -> dict[str, Any]:
-    """Tau and interval of the search's own score (`ap`) and of every other that all trials have.
+    """Tau and interval of the search's own score and of every other that all trials have.
 
-    proxy, alone: rows of the same candidates in the same order: a trial's scores with its
-    `trial`, `key`, `macs` and `params`, and the scores of the fit alone. The zero-cost scores of
-    the latter count as the trial's. `reranked`: trials by `alone_ap`, best first.
+    proxy, alone: rows of the same candidates in the same order: a trial's scores with its `trial`,
+    `key`, `macs` and `params`, and the scores of the fit alone. The zero-cost scores of the latter
+    count as the trial's. score: name of the search's own. `reranked`: trials by `alone_ap`, best
+    first.
 
     Raises:
         UserError: there are fewer than FEWEST_CANDIDATES candidates.
@@ -156,12 +161,13 @@ def rank_fidelity(
             f"rank fidelity needs at least {FEWEST_CANDIDATES} candidates, got {len(alone)}"
         )
     truth = [row["ap"] for row in alone]
-    names = _score_names(rows)
+    names = _score_names(rows, score)
     taus = {name: kendall_tau([row[name] for row in rows], truth, seed=seed) for name in names}
     best_first = sorted(range(len(rows)), key=lambda i: -truth[i])
     return {
-        "tau": taus["ap"][0],
-        "tau_interval": list(taus["ap"][1]),
+        "score": score,
+        "tau": taus[score][0],
+        "tau_interval": list(taus[score][1]),
         "proxies": {
             name: {"tau": tau, "tau_interval": list(interval)}
             for name, (tau, interval) in taus.items()
@@ -179,12 +185,12 @@ def rank_fidelity(
 
 
 def expected_aps(
-    trial_aps: Sequence[float], alone_aps: Sequence[float], costs: Sequence[float]
+    trial_scores: Sequence[float], alone_aps: Sequence[float], costs: Sequence[float]
 ) -> list[float]:
     """What networks can be expected to reach when fitted alone once more, by both of their fits.
 
     One fit alone has luck, and so has a trial. What a trial says of the root of the AP alone is
-    learned from all of the networks, by least squares on the root of its AP and the logarithm of
+    learned from all of the networks, by least squares on the root of its score and the logarithm of
     the cost; the mean of that and of the root that was measured is squared. Of 16 networks of like
     cost one fit of 1,200 steps has a Kendall's tau of 0.69 with the mean of three others, and
     together with a trial of 450 steps 0.75 (means over which fit is the one; docs/results).
@@ -193,17 +199,18 @@ def expected_aps(
     """
     if len(alone_aps) < FEWEST_PAIRS:
         return list(alone_aps)
-    trial, alone = np.sqrt(trial_aps), np.sqrt(alone_aps)
+    trial, alone = np.sqrt(trial_scores), np.sqrt(alone_aps)
     columns = np.column_stack([np.ones_like(trial), trial, np.log(costs)])
     weights = np.linalg.lstsq(columns, alone)[0]
     expected: list[float] = (np.maximum(0.0, (alone + columns @ weights) / 2) ** 2).tolist()
     return expected
 
 
-def _score_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What is a finite number in every row, `ap` first; a trial's number and steps say nothing."""
+def _score_names(rows: Sequence[dict[str, Any]], own: str) -> list[str]:
+    """What is a finite number in every row, the own score first; a trial's number and steps say
+    nothing."""
     shared = [name for name in rows[0] if all(_is_finite(row.get(name)) for row in rows)]
-    return ["ap", *(name for name in shared if name not in ("ap", "trial", FIT_STEPS))]
+    return [own, *(name for name in shared if name not in (own, "trial", FIT_STEPS))]
 
 
 def _is_finite(value: Any) -> bool:

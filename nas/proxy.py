@@ -230,7 +230,7 @@ class ProxyEvaluator:
         try:
             return self._judged(architecture, rule) | known
         except NotFiniteError:
-            return known | {"ap": math.nan}
+            return known | {"ap": math.nan, "promise": math.nan}
 
     def _judged(self, architecture: Architecture, rule: StopRule) -> dict[str, Any]:
         """Scores of the fit's end, or of the rung where the rule ends it."""
@@ -256,6 +256,7 @@ def report_scores(report: PrecisionReport) -> dict[str, Any]:
     others = {
         "quality_ap": (report.quality_ap, report.quality_interval),
         "recall": (report.recall, report.recall_interval),
+        "promise": (report.promise, report.promise_interval),
     }
     for name, stratum in report.strata.items():
         others[f"ap_{name}"] = stratum.ap, stratum.interval

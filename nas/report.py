@@ -17,6 +17,7 @@ from nas.page_parts import facts_html, number_text, script_json, value_text, wri
 Row = Mapping[str, Any]
 
 PAGE = Path(__file__).with_name("report_page.html")
+SCORE_TITLES = {"ap": "AP"}
 COST_TITLES = {"macs": "MACs", "latency_ms": "latency, ms", "params": "parameters"}
 UNITS = {
     "macs": "M MAC",
@@ -150,7 +151,7 @@ def _history(data: ReportData) -> dict[str, list[Any]]:
 
 def _hypervolume_card(found: Row) -> tuple[str, str, str]:
     """Beside random where that is known, else what was measured."""
-    box = "of the box of log cost times AP 1"
+    box = f"of the box of log cost times {_score(found)} 1"
     if "final" not in found:
         return "Hypervolume", f"{found['measured'][-1]:.2%}", box
     ratio, value = found["final"]["ratio"], f"{found['final']['run']:.2%}"
@@ -166,14 +167,20 @@ def _hypervolume(found: Row) -> str:
     box = found["box"]
     low, high = (_with_unit(box["cost"], box[end]) for end in ("least", "highest"))
     parts = [
-        f"Share of the box from {low} to {high}, on a log scale, and from AP 0 to 1, that the "
-        "trials dominate."
+        f"Share of the box from {low} to {high}, on a log scale, and from {_score(found)} 0 to 1, "
+        "that the trials dominate."
     ]
     if "final" in found:
         parts += _random_sentences(found)
     else:
         parts.append(f"There is no curve of random search: {found['why_not']}.")
     return f'<p class="quiet">{html.escape(" ".join(parts))}</p>'
+
+
+def _score(hypervolume: Row) -> str:
+    """What trials raise, for people."""
+    name: str = hypervolume["box"]["raised"]
+    return SCORE_TITLES.get(name, name)
 
 
 def _random_sentences(found: Row) -> list[str]:

@@ -85,7 +85,9 @@ class PrecisionReport:
     it already tells networks apart after fits too short for boxes to fit tightly.
     quality_ap: AP at IoU 0.3 in which a face that is found counts by the IoU of its box.
     recall: share of faces found by any detection, whatever its score.
-    smooth_interval, quality_interval, recall_interval: the same of these.
+    promise: geometric mean of `ap`, `recall` and `recall`, which orders networks after short fits
+    more like long ones do than either (docs/results/README.md, Which score a trial has).
+    smooth_interval, quality_interval, recall_interval, promise_interval: the same of these.
     strata: AP and recall by face height, keys of STRATA; bands without faces are left out.
     """
 
@@ -97,6 +99,8 @@ class PrecisionReport:
     quality_interval: Interval
     recall: float
     recall_interval: Interval
+    promise: float
+    promise_interval: Interval
     strata: dict[str, StratumPrecision]
     images: int
     faces: int
@@ -156,7 +160,9 @@ def evaluate_detections(
         np.mean([aps[one] for one in SMOOTH_IOU_THRESHOLDS], axis=0)
     )
     quality_ap, quality_interval = _with_interval(_ap(pool, loosest, weights, worth=loosest.iou))
-    recall, recall_interval = _with_interval(_recall(pool, verdict, weights))
+    recalls = _recall(pool, verdict, weights)
+    recall, recall_interval = _with_interval(recalls)
+    promise, promise_interval = _with_interval(np.cbrt(aps[iou_threshold] * recalls**2))
     return PrecisionReport(
         ap=ap,
         interval=interval,
@@ -166,6 +172,8 @@ def evaluate_detections(
         quality_interval=quality_interval,
         recall=recall,
         recall_interval=recall_interval,
+        promise=promise,
+        promise_interval=promise_interval,
         strata=_strata(pool, verdict, weights),
         images=images,
         faces=len(pool.face_image),

@@ -65,7 +65,7 @@ def stopping_report(study: Study) -> StoppingReport | None:
     if not complete:
         return None
     cost = cost_name(study)
-    points = [(float(trial.user_attrs[cost]), trial.user_attrs["ap"]) for trial in complete]
+    points = [(float(trial.user_attrs[cost]), float(trial.values[0])) for trial in complete]
     front = {complete[i].number for i in pareto_front(points)}
     spared = [trial for trial in complete if SPARED_AT in trial.user_attrs]
     return StoppingReport(
@@ -86,7 +86,7 @@ def _share_of(
 ) -> float:
     """Share of the hypervolume of all points that is lost without some of the trials."""
     gone = {trial.number for trial in some}
-    logs = [(math.log(cost), ap) for cost, ap in points]
+    logs = [(math.log(cost), score) for cost, score in points]
     others = [point for point, trial in zip(logs, trials, strict=True) if trial.number not in gone]
     reference = max(cost for cost, _ in logs), 0.0
     whole = hypervolume(logs, reference=reference)

@@ -38,6 +38,7 @@ from studies.front import (
     cost_name,
     front_trials,
     points_of,
+    score_name,
     trials_have_a_say,
 )
 from studies.say import Say, unsaid
@@ -50,15 +51,16 @@ from studies.workspace import Workspace
 class FidelityPlan:
     """What is to be measured.
 
-    cost: name of the value that the study lowers. data_hash: of its shards. proxy: how its trials
-    were judged. alone: the longer fit from scratch. candidates: how many get it to be compared.
-    finalists: how many, nearest the front, get it in the finals; 0 or None for no finals. lengthen:
-    whether finals are of fewer networks, fitted longer, where trials are not to be trusted. seed:
-    of the draw of candidates and of the split that is fitted and judged on.
+    cost, score: names of the values that the study lowers and raises. data_hash: of its shards.
+    proxy: how its trials were judged. alone: the longer fit from scratch. candidates: how many get
+    it to be compared. finalists: how many, nearest the front, get it in the finals; 0 or None for
+    no finals. lengthen: whether finals are of fewer networks, fitted longer, where trials are not
+    to be trusted. seed: of the draw of candidates and of the split that is fitted and judged on.
     """
 
     workspace: Workspace
     cost: str
+    score: str
     data_hash: str
     proxy: ProxyJob
     alone: FitSettings
@@ -127,6 +129,7 @@ def study_fidelity(
     plan = FidelityPlan(
         workspace=workspace,
         cost=cost_name(study),
+        score=score_name(study),
         data_hash=settings["data"],
         proxy=ProxyJob(
             shards=_find_shards(workspace, settings["data"]),
@@ -191,7 +194,8 @@ def measure_fidelity(
         UserError: there are too few candidates.
     """
     chosen, alone = _fit_candidates(plan, rows, say, progress)
-    result = rank_fidelity([_proxy_row(row) for row in chosen], alone, seed=plan.seed)
+    proxy = [_proxy_row(row) for row in chosen]
+    result = rank_fidelity(proxy, alone, score=plan.score, seed=plan.seed)
     _tell_tau(plan, result, say)
     finals = _finals(plan, rows, say, progress, is_trusted=result["tau"] >= TRUSTED_TAU)
     record = {
@@ -277,7 +281,7 @@ def _finals(
     expected = aps = [one["ap"] for one in scores]
     if is_trusted:
         points = points_of(finalists, plan.cost)
-        expected = expected_aps([ap for _, ap in points], aps, [cost for cost, _ in points])
+        expected = expected_aps([score for _, score in points], aps, [cost for cost, _ in points])
     networks = [
         {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
         | {name: one[name] for name in FINAL_SCORES if name in one}

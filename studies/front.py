@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from data.errors import UserError
 from nas.pareto import Point, extremes, knee, pareto_front
-from studies.settings import OBJECTIVES
+from studies.settings import AVERAGE_PRECISION, OBJECTIVES
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
 
@@ -70,12 +70,13 @@ def _finalist(row: TrialRow, final: dict[str, Any]) -> TrialRow:
     scores |= {"trial_ap": final["trial_ap"], "alone_ap": final["ap"]}
     if "ap_interval" in final:
         scores["alone_ap_interval"] = final["ap_interval"]
-    return replace(row, ap=_expected(final), scores=scores)
+    expected = _expected(final)
+    return replace(row, ap=expected, score=expected, scores=scores)
 
 
 def points_of(rows: Sequence[TrialRow], objective: str) -> list[Point]:
-    """(cost, ap) of each trial. objective: name of the value that is lowered."""
-    return [(float(_cost(row, objective)), row.ap) for row in rows]
+    """(cost, score) of each trial. objective: name of the value that is lowered."""
+    return [(float(_cost(row, objective)), row.score) for row in rows]
 
 
 def _cost(row: TrialRow, objective: str) -> float:
@@ -145,7 +146,7 @@ def choose_to_retrain(front: Sequence[TrialRow], objective: str, choice: str) ->
         front,
         key=lambda row: (
             by_rank.index(roles[row.trial]) if row.trial in roles else len(by_rank),
-            -row.ap,
+            -row.score,
         ),
     )
     count = len(roles) if choice == "roles" else int(choice)
@@ -205,3 +206,8 @@ def read_front(workspace: Workspace, storage_url: str | None) -> list[dict[str, 
 def cost_name(study: Study) -> str:
     """The name of the value that a study lowers."""
     return OBJECTIVES[study.user_attrs[SETTINGS]["objective"]]
+
+
+def score_name(study: Study) -> str:
+    """The name of the value that a study raises."""
+    return study.user_attrs[SETTINGS].get("raised") or AVERAGE_PRECISION

@@ -1,11 +1,11 @@
 """Choosing architectures by what they are likely to add to the front, their cost being known.
 
 A base sampler of Optuna learns both objectives from trials. But what an architecture costs is
-known before it is trained: only its AP is to be guessed. A `Surrogate` of the trials guesses it,
-with its doubt, for a pool of feasible architectures, and the one is chosen that is expected to
-raise the hypervolume (log cost down, AP up) most. That expectation is a sum over the steps of the
-front, as in Emmerich, Deutz and Klinkenberg, Hypervolume-based expected improvement, CEC 2011,
-with one objective exact.
+known before it is trained: only its score is to be guessed. A `Surrogate` of the trials guesses
+it, with its doubt, for a pool of feasible architectures, and the one is chosen that is expected
+to raise the hypervolume (log cost down, score up) most. That expectation is a sum over the steps
+of the front, as in Emmerich, Deutz and Klinkenberg, Hypervolume-based expected improvement, CEC
+2011, with one objective exact.
 
 Trials are noisy, and a search that believes each of them runs after the lucky ones: so the front is
 that of the guesses, in which every trial is corrected by its neighbours, and part of the scatter
@@ -59,16 +59,16 @@ NODES: Array = norm.ppf((np.arange(16) + 0.5) / 16)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of a trial: its AP, or a guess of it, with its doubt in root AP."""
+    """What is known of a trial: its score, or a guess of it, with its doubt in the score's root."""
 
     candidate: Candidate
-    ap: float
+    score: float
     doubt: float
 
 
 class GaussianGuide:
-    """Proposals for trial after trial of one study. The first value of its trials is AP, to be
-    raised, the second is lowered.
+    """Proposals for trial after trial of one study. The first value of its trials, the score, is
+    to be raised, the second is lowered.
 
     lowered: that second value, of any architecture. seed: of the pools.
     """
@@ -105,8 +105,8 @@ class GaussianGuide:
         results += self._as_guessed(results, running, parameters)
         surrogate = _learn(self._rules, results, parameters)
         candidates = [result.candidate for result in results]
-        aps = surrogate.likely(candidates).tolist()
-        points = list(zip(self._log_costs(candidates), aps, strict=True))
+        scores = surrogate.likely(candidates).tolist()
+        points = list(zip(self._log_costs(candidates), scores, strict=True))
         parents = [candidates[i].genotype for i in nearest_front(points, PARENTS)]
         pool = self._pool(number, parents, {candidate.key for candidate in tried.values()})
         if not pool:
@@ -130,7 +130,7 @@ class GaussianGuide:
         return self._learned[1]
 
     def _results(self, told: Sequence[FrozenTrial], tried: Mapping[int, Candidate]) -> list[Result]:
-        """Of the trials that are remembered, those that say something of their AP."""
+        """Of the trials that are remembered, those that say something of their score."""
         forgotten = len(told) // FORGET_EVERY * FORGET_EVERY
         if forgotten != self._memory[0]:
             directions = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
@@ -141,7 +141,7 @@ class GaussianGuide:
         return [
             Result(tried[trial.number], *known)
             for trial in kept
-            if (known := rungs.ap_and_doubt(trial)) is not None
+            if (known := rungs.score_and_doubt(trial)) is not None
         ]
 
     def _as_guessed(
@@ -149,8 +149,8 @@ class GaussianGuide:
     ) -> list[Result]:
         if not running:
             return []
-        aps = _learn(self._rules, results, parameters).likely(running).tolist()
-        return [Result(one, ap, 0.0) for one, ap in zip(running, aps, strict=True)]
+        scores = _learn(self._rules, results, parameters).likely(running).tolist()
+        return [Result(one, score, 0.0) for one, score in zip(running, scores, strict=True)]
 
     def _log_costs(self, candidates: Sequence[Candidate]) -> list[float]:
         return [math.log(self._lowered(candidate)) for candidate in candidates]
@@ -181,14 +181,14 @@ class GaussianGuide:
 
 
 def _can_learn(results: Sequence[Result]) -> bool:
-    return len(results) >= FEWEST_ROWS and len({result.ap for result in results}) > 1
+    return len(results) >= FEWEST_ROWS and len({result.score for result in results}) > 1
 
 
 def _learn(rules: DesignRules, results: Sequence[Result], parameters: Array | None) -> Surrogate:
     return Surrogate(
         rules.space,
         [result.candidate for result in results],
-        [result.ap for result in results],
+        [result.score for result in results],
         doubts=[result.doubt for result in results],
         parameters=parameters,
         least_noise=LEAST_NOISE,
@@ -197,24 +197,24 @@ def _learn(rules: DesignRules, results: Sequence[Result], parameters: Array | No
 
 @dataclass(frozen=True, slots=True)
 class FrontSteps:
-    """The best AP that is to be had up to each cost: (S,) levels between (S + 1,) edges, the first
-    of which lies at minus infinity."""
+    """The best score that is to be had up to each cost: (S,) levels between (S + 1,) edges, the
+    first of which lies at minus infinity."""
 
     edges: Array
     levels: Array
 
     @staticmethod
     def of(points: Sequence[tuple[float, float]], *, highest: float) -> "FrontSteps":
-        """points: logarithmic cost and AP. highest: logarithmic cost at which steps end."""
+        """points: logarithmic cost and score. highest: logarithmic cost at which steps end."""
         front = [points[i] for i in pareto_front(points)]
         edges = [-math.inf, *(cost for cost, _ in front), highest]
-        return FrontSteps(np.array(edges), np.array([0.0, *(ap for _, ap in front)]))
+        return FrontSteps(np.array(edges), np.array([0.0, *(score for _, score in front)]))
 
     def expected_gain(self, costs: Array, roots: Array, deviations: Array) -> Array:
-        """Hypervolume that each of N is expected to add: at these logarithmic costs, with a root AP
-        distributed normally. Shape (N,)."""
+        """Hypervolume that each of N is expected to add: at these logarithmic costs, with a root
+        of the score distributed normally. Shape (N,)."""
         starts = np.maximum(self.edges[None, :-1], costs[:, None])
         widths = np.maximum(0.0, self.edges[None, 1:] - starts)
-        aps = np.maximum(0.0, roots[:, None] + deviations[:, None] * NODES) ** 2
-        gains = np.maximum(0.0, aps[:, :, None] - self.levels).mean(axis=1)
+        scores = np.maximum(0.0, roots[:, None] + deviations[:, None] * NODES) ** 2
+        gains = np.maximum(0.0, scores[:, :, None] - self.levels).mean(axis=1)
         return np.asarray((widths * gains).sum(axis=1))

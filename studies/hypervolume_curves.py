@@ -19,7 +19,7 @@ trials of the random search are trained to the end.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
 from studies.design_rules import Candidate, CostOf, DesignRules, by_latency, by_macs
-from studies.front import cost_name, points_of
+from studies.front import cost_name, points_of, score_name
 from studies.rung_guesses import RungGuesses
 from studies.storage import SETTINGS, TrialRow, completed_trials
 from studies.surrogate import FEWEST_ROWS, Surrogate
@@ -65,13 +65,13 @@ class NotComparableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoppedRow:
-    """A trial that was stopped, with the AP that its last rung makes likely and the doubt of it in
-    root AP."""
+    """A trial that was stopped, with the score that its last rung makes likely and the doubt of it
+    in the root of the score."""
 
     trial: int
     key: str
     macs: int
-    ap: float
+    score: float
     doubt: float
 
 
@@ -81,29 +81,30 @@ class Run:
 
     rows: completed trials in order of their numbers. trials: how many were begun, those that
     were stopped or failed among them. cost: name of the value that is lowered. stopped: those of
-    whose AP something is known.
+    whose score something is known. raised: the name of the score.
     """
 
     rows: Sequence[TrialRow]
     trials: int
     cost: str
     stopped: Sequence[StoppedRow] = ()
+    raised: str = "ap"
 
     def first(self, trials: int) -> "Run":
         """The run as it was after so many trials."""
         rows = [row for row in self.rows if row.trial < trials]
         stopped = [row for row in self.stopped if row.trial < trials]
-        return Run(rows, min(self.trials, trials), self.cost, stopped)
+        return replace(self, rows=rows, trials=min(self.trials, trials), stopped=stopped)
 
-    def points(self, aps: Sequence[float] | None = None) -> list[Point | None]:
-        """Logarithmic cost and AP by trial number; None for a trial that has no AP.
+    def points(self, scores: Sequence[float] | None = None) -> list[Point | None]:
+        """Logarithmic cost and score by trial number; None for a trial that has no score.
 
-        aps: in place of those that were measured.
+        scores: in place of those that were measured.
         """
         found: list[Point | None] = [None] * self.trials
         measured = points_of(self.rows, self.cost)
-        for i, (row, (cost, ap)) in enumerate(zip(self.rows, measured, strict=True)):
-            found[row.trial] = math.log(cost), ap if aps is None else aps[i]
+        for i, (row, (cost, score)) in enumerate(zip(self.rows, measured, strict=True)):
+            found[row.trial] = math.log(cost), score if scores is None else scores[i]
         return found
 
 
@@ -181,7 +182,7 @@ def write_hypervolume(
     settings = study.user_attrs[SETTINGS]
     limits, cost = Limits(**settings["limits"]), cost_name(study)
     finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    run = Run(rows, finished[-1].number + 1, cost, stopped_rows(finished))
+    run = Run(rows, finished[-1].number + 1, cost, stopped_rows(finished), raised=score_name(study))
     if (ground := _ground(workspace, limits, cost)) is None:
         found = _alone(run, f"the study has no {workspace.latency_table.name}")
     else:
@@ -192,12 +193,13 @@ def write_hypervolume(
 
 
 def stopped_rows(trials: Sequence[FrozenTrial]) -> list[StoppedRow]:
-    """The stopped ones of a study's finished trials, of whose AP the others tell something."""
+    """The stopped ones of a study's finished trials, of whose score the others tell something."""
     guesses = RungGuesses(trials)
     return [
         StoppedRow(trial.number, trial.user_attrs["key"], trial.user_attrs["macs"], *known)
         for trial in trials
-        if trial.state == TrialState.PRUNED and (known := guesses.ap_and_doubt(trial)) is not None
+        if trial.state == TrialState.PRUNED
+        and (known := guesses.score_and_doubt(trial)) is not None
     ]
 
 
@@ -236,7 +238,7 @@ def _measured(run: Run, box: Box) -> dict[str, Any]:
     return {
         "trials": run.trials,
         "completed": len(run.rows),
-        "box": {"cost": run.cost, "least": box.least, "highest": box.highest, "ap": [0.0, 1.0]},
+        "box": {"cost": run.cost, "least": box.least, "highest": box.highest, "raised": run.raised},
         "measured": box.curve(run.points()),
     }
 
@@ -251,9 +253,9 @@ def _compared(run: Run, ground: Ground, progress: Progress) -> dict[str, Any]:
     box = ground.box([*costs, *(cost for search in stranger_costs for cost in search)])
     runs, randoms = [], []
     for seed, (search, of_search) in enumerate(zip(strangers, stranger_costs, strict=True)):
-        aps = surrogate.drawn([*own, *search], seed=seed)
-        runs.append(box.curve(start.points(aps[: len(own)])))
-        points = zip(map(math.log, of_search), aps[len(own) :], strict=True)
+        scores = surrogate.drawn([*own, *search], seed=seed)
+        runs.append(box.curve(start.points(scores[: len(own)])))
+        points = zip(map(math.log, of_search), scores[len(own) :], strict=True)
         randoms.append(box.curve(list(points)))
         progress("random searches", seed + 1, len(strangers))
     return {
@@ -268,21 +270,21 @@ def _compared(run: Run, ground: Ground, progress: Progress) -> dict[str, Any]:
 
 
 def _surrogate(run: Run, ground: Ground) -> Surrogate:
-    aps = [row.ap for row in run.rows]
-    if len(aps) < FEWEST_ROWS:
+    scores = [row.score for row in run.rows]
+    if len(scores) < FEWEST_ROWS:
         raise NotComparableError(
             f"guessing what random architectures give takes {FEWEST_ROWS} completed trials, "
-            f"and there are {len(aps)}"
+            f"and there are {len(scores)}"
         )
-    if min(aps) == max(aps):
+    if min(scores) == max(scores):
         raise NotComparableError(
-            f"all trials have one AP, {aps[0]:.3f}, which tells nothing of others"
+            f"all trials have one score, {scores[0]:.3f}, which tells nothing of others"
         )
     return Surrogate(
         ground.rules.space,
         ground.candidates([*run.rows, *run.stopped]),
-        [*aps, *(row.ap for row in run.stopped)],
-        doubts=[*(0.0 for _ in aps), *(row.doubt for row in run.stopped)],
+        [*scores, *(row.score for row in run.stopped)],
+        doubts=[*(0.0 for _ in scores), *(row.doubt for row in run.stopped)],
     )
 
 

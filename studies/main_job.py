@@ -53,9 +53,11 @@ from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
 from studies.settings import (
+    AVERAGE_PRECISION,
     DEFAULT_SAMPLER,
     JSON,
     OBJECTIVES,
+    PROMISE,
     SAMPLERS,
     StudySettings,
     require_same,
@@ -420,7 +422,13 @@ class _Job:
                 **self._table_facts,
                 **self._space_facts,
             },
+            raised=self._raised,
         )
+
+    @property
+    def _raised(self) -> str | None:
+        """The score that trials raise: the study's own if there is one."""
+        return PROMISE if self._saved is None else self._saved.get("raised")
 
     @property
     def _table_facts(self) -> dict[str, str]:
@@ -504,6 +512,7 @@ class _Job:
         plan = FidelityPlan(
             workspace=self.workspace,
             cost=self._cost,
+            score=self._raised or AVERAGE_PRECISION,
             data_hash=shards.hash,
             proxy=job,
             alone=self.schedule.alone,

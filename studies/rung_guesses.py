@@ -21,8 +21,8 @@ FEWEST_PAIRS = 5
 
 
 class RungGuesses:
-    """The AP of a whole fit, guessed from its last rung's score: a straight line between the roots
-    of both, through the trials that went on."""
+    """The score of a whole fit, guessed from that of its last rung: a straight line between the
+    roots of both, through the trials that went on."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         pairs: dict[int, list[tuple[float, float]]] = {}
@@ -36,7 +36,7 @@ class RungGuesses:
             if len(known) >= FEWEST_PAIRS
         }
 
-    def ap_and_doubt(self, trial: FrozenTrial) -> tuple[float, float] | None:
+    def score_and_doubt(self, trial: FrozenTrial) -> tuple[float, float] | None:
         """None for a trial that failed, or of whose last rung too little is known."""
         if trial.state == TrialState.COMPLETE:
             return float(trial.values[0]), 0.0

@@ -45,7 +45,7 @@ DRAWN = Lengths(
 """Drawn faces are learned soon, and serve to try things out: in half an hour."""
 
 REAL = Lengths(
-    supernet=(200, 800), teacher=(300, 1950), proxy=(120, 200), alone=(240, 1200), finalists=(4, 24)
+    supernet=(200, 800), teacher=(300, 1950), proxy=(120, 200), alone=(240, 1200), finalists=(4, 16)
 )
 """Real faces are learned more slowly, by larger networks most of all."""
 

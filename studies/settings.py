@@ -10,7 +10,12 @@ from objectives.limits import Limits
 JSON: TypeAlias = Mapping[str, "JSON"] | list["JSON"] | str | int | float | bool | None
 
 OBJECTIVES = {"macs": "macs", "latency": "latency_ms"}
-"""Objective -> the name of the value that is minimised; `ap` is always maximised."""
+"""Objective -> the name of the value that is lowered."""
+
+AVERAGE_PRECISION, PROMISE = "ap", "promise"
+"""Scores that a study may raise, as `nas.proxy.report_scores` names them: that of studies from
+before there were others, and that of new ones, which says more of longer fits
+(docs/results/README.md, Which score a trial has)."""
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
 DEFAULT_SAMPLER = SAMPLERS[0]
@@ -28,6 +33,7 @@ class StudySettings:
         speed changes a study. More workers than this have nothing to do.
     starts: keys of the architectures that are tried first, those that keep the limits.
     stages: settings of the other stages (shards, supernet, proxy), name -> plain JSON.
+    raised: the score that trials raise; None, as in studies older than others: average precision.
 
     Raises:
         UserError: the objective or the sampler is unknown.
@@ -43,6 +49,7 @@ class StudySettings:
     lookahead: int = 4
     starts: tuple[str, ...] = ()
     stages: Mapping[str, JSON] = field(default_factory=dict)
+    raised: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -57,7 +64,7 @@ class StudySettings:
     @property
     def metric_names(self) -> tuple[str, str]:
         """Names of the two objective values: up, down."""
-        return "ap", OBJECTIVES[self.objective]
+        return self.raised or AVERAGE_PRECISION, OBJECTIVES[self.objective]
 
     def to_json(self) -> dict[str, JSON]:
         """Plain values only, tuples as lists."""

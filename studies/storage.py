@@ -31,11 +31,13 @@ LOCK_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """A completed trial. scores: all that its evaluation returned, `ap` among it."""
+    """A completed trial. score: the value that the study raises, by which trials are compared.
+    scores: all that its evaluation returned, `ap` among it."""
 
     trial: int
     key: str
     ap: float
+    score: float
     macs: int
     params: int
     peak_bytes: int
@@ -240,6 +242,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         trial=trial.number,
         key=attributes["key"],
         ap=attributes["ap"],
+        score=trial.values[0],
         macs=attributes["macs"],
         params=attributes["params"],
         peak_bytes=attributes["peak_bytes"],

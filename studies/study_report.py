@@ -136,6 +136,6 @@ def _fidelity(result: dict[str, Any]) -> dict[str, Any]:
         **{
             f"tau of {name}": round(value["tau"], 2)
             for name, value in result["proxies"].items()
-            if name != "ap"
+            if name != result.get("score", "ap")
         },
     }

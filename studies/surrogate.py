@@ -1,4 +1,4 @@
-"""The average precision of any architecture, guessed from a table of fitted ones.
+"""The score of any architecture, guessed from a table of fitted ones: AP, or what trials raise.
 
 A Gaussian process (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters
 2 and 5) over genes and costs. It works on the square root of AP, whose scatter is about the same

@@ -130,6 +130,14 @@ def test_rank_fidelity_reports_each_score_beside_the_fit_alone() -> None:
     assert [row["alone_ap"] for row in result["architectures"]] == [2 * ap for ap in ORDER]
 
 
+def test_the_score_that_a_search_raised_comes_first() -> None:
+    rows = proxy_rows(promise=ORDER[::-1])
+    result = rank_fidelity(rows, alone_rows(ORDER), score="promise", seed=0)
+    assert (result["score"], result["tau"]) == ("promise", pytest.approx(-1))
+    assert list(result["proxies"])[:2] == ["promise", "ap"]
+    assert result["proxies"]["ap"]["tau"] == pytest.approx(1)
+
+
 def test_zero_cost_scores_are_proxies_and_other_scores_of_a_fit_alone_are_not() -> None:
     alone = alone_rows(ORDER, naswot=ORDER, zen=ORDER[::-1], recall=ORDER)
     result = rank_fidelity(proxy_rows(), alone, seed=0)

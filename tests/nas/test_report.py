@@ -24,7 +24,7 @@ FULL = ReportData(
         "trials": 3,
         "compared": 3,
         "searches": 5,
-        "box": {"cost": "macs", "least": 100_000_000, "highest": 400_000_000, "ap": [0.0, 1.0]},
+        "box": {"cost": "macs", "least": 100_000_000, "highest": 400_000_000, "raised": "ap"},
         "measured": [0.1, 0.125, 0.2],
         "run": {"mean": [0.1, 0.1, 0.15], "low": [0.1, 0.1, 0.1], "high": [0.1, 0.1, 0.2]},
         "random": {"mean": [0.0, 0.1, 0.1], "low": [0.0, 0.0, 0.0], "high": [0.1, 0.1, 0.2]},

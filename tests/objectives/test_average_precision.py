@@ -185,8 +185,15 @@ SCORES = {
     "smooth_ap": "smooth_interval",
     "quality_ap": "quality_interval",
     "recall": "recall_interval",
+    "promise": "promise_interval",
 }
 """Score -> its interval."""
+
+
+def test_the_promise_counts_recall_twice() -> None:
+    report = evaluate_detections(*random_case(12, seed=4))
+    assert 0 < report.ap < report.recall
+    assert report.promise == pytest.approx((report.ap * report.recall * report.recall) ** (1 / 3))
 
 
 def test_intervals_are_the_spread_over_redrawn_images() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from tests.studies.toy import make_toy, toy_search, toy_settings
 
 def row(trial: int, macs: int, ap: float, **scores: Any) -> TrialRow:
     return TrialRow(
-        trial=trial, key=f"key{trial}", ap=ap, macs=macs, params=10, peak_bytes=20, scores=scores
+        trial=trial,
+        key=f"key{trial}",
+        ap=ap,
+        score=ap,
+        macs=macs,
+        params=10,
+        peak_bytes=20,
+        scores=scores,
     )
 
 
@@ -54,6 +62,14 @@ def test_no_trial_beats_one_of_the_front_and_one_of_the_front_beats_every_other(
         better = [one for one in front if one.macs <= other.macs and one.ap >= other.ap]
         assert better
         assert (other in front) == (better == [other])
+
+
+def test_trials_are_compared_by_the_score_that_was_raised_and_shown_by_their_ap(
+    workspace: Workspace,
+) -> None:
+    rows = [replace(row(0, 100, 0.2), score=0.5), replace(row(1, 200, 0.3), score=0.4)]
+    (shown,) = front_rows(workspace, rows, "macs")
+    assert (shown["trial"], shown["ap"]) == (0, 0.2)
 
 
 def test_a_timed_study_has_its_front_in_milliseconds() -> None:

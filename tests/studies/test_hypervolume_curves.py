@@ -50,17 +50,22 @@ def run_of(candidates: Sequence[Candidate], numbers: Sequence[int] | None = None
     """A run that tried these, with precisions that are made up."""
     numbers = numbers or range(len(candidates))
     generator = np.random.default_rng(5)
+    aps = [
+        (made_up_ap(one.architecture) ** 0.5 + 0.02 * generator.standard_normal()) ** 2
+        for one in candidates
+    ]
     rows = [
         TrialRow(
             trial=number,
             key=one.architecture.key,
-            ap=(made_up_ap(one.architecture) ** 0.5 + 0.02 * generator.standard_normal()) ** 2,
+            ap=ap,
+            score=ap,
             macs=one.cost.macs,
             params=one.cost.params,
             peak_bytes=one.cost.peak_bytes,
             scores={},
         )
-        for number, one in zip(numbers, candidates, strict=True)
+        for number, one, ap in zip(numbers, candidates, aps, strict=True)
     ]
     return Run(rows, max(numbers) + 1, "macs")
 
@@ -140,7 +145,7 @@ def test_stopped_trials_keep_random_architectures_from_being_thought_as_good_as_
     worse = {i for i in range(80) if roots[i] < line(size[i])}
     kept = [row for row in whole.rows if row.trial not in worse]
     stopped = [
-        StoppedRow(row.trial, row.key, row.macs, row.ap, doubt=0.02)
+        StoppedRow(row.trial, row.key, row.macs, row.score, doubt=0.02)
         for row in whole.rows
         if row.trial in worse
     ]
@@ -165,7 +170,7 @@ def test_stopped_trials_of_a_study_are_found_with_what_is_likely_of_them() -> No
     failed = create_trial(state=TrialState.FAIL)
     (row,) = stopped_rows([*whole, stopped, failed])
     assert (row.trial, row.key, row.macs) == (9, "x", 7)
-    assert row.ap == pytest.approx(0.4)
+    assert row.score == pytest.approx(0.4)
     assert stopped_rows([stopped, failed]) == []
 
 
@@ -183,9 +188,11 @@ def test_long_runs_are_compared_as_far_as_is_quick(monkeypatch: pytest.MonkeyPat
     [
         (run_of(drawn(19)), LIMITS, "takes 20 completed trials, and there are 19"),
         (
-            replace(run_of(drawn(30)), rows=[replace(r, ap=0.5) for r in run_of(drawn(30)).rows]),
+            replace(
+                run_of(drawn(30)), rows=[replace(r, score=0.5) for r in run_of(drawn(30)).rows]
+            ),
             LIMITS,
-            "all trials have one AP, 0.500",
+            "all trials have one score, 0.500",
         ),
         (
             replace(run_of(drawn(30)), rows=[replace(r, macs=7) for r in run_of(drawn(30)).rows]),

@@ -27,11 +27,11 @@ def test_a_stopped_trial_is_guessed_from_its_last_rung_with_their_doubt() -> Non
         for score, off in zip(scores, scatter, strict=True)
     ]
     guesses = RungGuesses(whole)
-    ap, doubt = guesses.ap_and_doubt(trial(None, 0.04)) or (0.0, 0.0)
+    ap, doubt = guesses.score_and_doubt(trial(None, 0.04)) or (0.0, 0.0)
     assert [ap, doubt] == pytest.approx([0.5**2, 0.01], rel=0.1)
-    assert guesses.ap_and_doubt(whole[0]) == (whole[0].values[0], 0)
+    assert guesses.score_and_doubt(whole[0]) == (whole[0].values[0], 0)
     roots = np.sqrt([one.values[0] for one in whole])
-    ap, doubt = guesses.ap_and_doubt(trial(None, 0.04, 0.5)) or (0.0, 0.0)
+    ap, doubt = guesses.score_and_doubt(trial(None, 0.04, 0.5)) or (0.0, 0.0)
     assert [ap, doubt] == pytest.approx([roots.mean() ** 2, roots.std()]), "all had this score"
-    assert guesses.ap_and_doubt(trial(None, 0.04, 0.5, 0.6)) is None
-    assert RungGuesses(whole[:4]).ap_and_doubt(trial(None, 0.04)) is None
+    assert guesses.score_and_doubt(trial(None, 0.04, 0.5, 0.6)) is None
+    assert RungGuesses(whole[:4]).score_and_doubt(trial(None, 0.04)) is None
