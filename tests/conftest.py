@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_in_any_order() -> None:
+    """Weights that a test draws do not depend on the tests before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def wider_root() -> Path:
     """The folder of real WIDER FACE images; use it in tests marked `real`."""

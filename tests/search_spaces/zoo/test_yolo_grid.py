@@ -26,6 +26,7 @@ from tests.search_spaces.contracts import (
     assert_gradient_reaches_every_parameter,
     noise,
     noise_images,
+    seeded,
     shapes,
 )
 
@@ -44,12 +45,6 @@ pooled_pairs = pytest.mark.parametrize(
     ("strided", "pooled"),
     [(yolo_resnet, yolo_poolresnet), (yolo_resnet_small, yolo_poolresnet_small)],
 )
-
-
-def seeded(make: Make) -> GridDetector:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()
 
 
 @pytest.mark.parametrize("key", COSTS)
@@ -161,7 +156,7 @@ def test_widths_are_multiples_of_eight_and_hardly_ever_smaller() -> None:
 @pytest.mark.parametrize("pooled", [False, True])
 def test_resnet_sees_far_beyond_its_cell(pooled: bool) -> None:  # noqa: FBT001
     """Windows of 447 and 484 px; without dilation they would be 128 px narrower."""
-    backbone = ResNet((8, 8, 8, 8), (1, 2, 2, 2), pooled=pooled).eval()
+    backbone = seeded(lambda: ResNet((8, 8, 8, 8), (1, 2, 2, 2), pooled=pooled)).eval()
     images = noise_images(1, 512, 512).requires_grad_()
     backbone((images - 127.5) / 64)[0, :, 16, 16].sum().backward()
     assert images.grad is not None
