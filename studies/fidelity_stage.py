@@ -43,6 +43,7 @@ from studies.front import (
 )
 from studies.say import Say, unsaid
 from studies.schedule import schedule_from_json
+from studies.settings import name_of_score
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
 
@@ -313,12 +314,13 @@ def proxy_cells(record: dict[str, Any]) -> list[tuple[str, ...]]:
 def candidate_cells(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """A table of CANDIDATE_COLUMNS, the best network first."""
     rows = {row["trial"]: row for row in record["architectures"]}
+    score = name_of_score(record.get("score"))
     return [
         (
             str(row["trial"]),
             f"{row['alone_ap']:.3f}",
             _interval(row["alone_ap_interval"]),
-            f"{row['ap']:.3f}",
+            f"{row[score]:.3f}",
             show_quantity(row["params"]),
             show_quantity(row["macs"]),
         )

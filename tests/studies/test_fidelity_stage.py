@@ -312,6 +312,14 @@ def test_the_tables_name_every_proxy_and_every_candidate(
     assert {len(row) for row in candidates} == {len(CANDIDATE_COLUMNS)}
 
 
+def test_a_candidate_stands_with_the_score_that_the_search_raised() -> None:
+    row = {"trial": 3, "ap": 0.1, "promise": 0.2, "alone_ap": 0.3, "params": 1000, "macs": 2000}
+    record = {"architectures": [{**row, "alone_ap_interval": [0.2, 0.4]}], "reranked": [3]}
+    proxy = CANDIDATE_COLUMNS.index("proxy")
+    assert candidate_cells({**record, "score": "promise"})[0][proxy] == "0.200"
+    assert candidate_cells(record)[0][proxy] == "0.100"
+
+
 @pytest.mark.parametrize(
     ("study", "change", "message"),
     [
