@@ -50,6 +50,7 @@ from nas.proxy import CandidateFitter, ProxySettings, report_scores, teacher_of_
 from nas.records import record_header
 from nas.supernet_training import load_supernet
 from nas.teachers import Teacher
+from objectives.average_precision import promise_of
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from objectives.zero_cost import zero_cost_scores
@@ -320,7 +321,7 @@ def score_of(row: dict[str, Any], name: str) -> float | None:
     if name == "ap_and_loss" and "negative_loss" in scores:
         return math.sqrt(scores["ap"]) + LOSS_WEIGHT * scores["negative_loss"]
     if name == PROMISE and "recall" in scores:  # fits measured before it was one of their scores
-        return math.cbrt(scores["ap"] * scores["recall"] ** 2)
+        return float(promise_of(scores["ap"], scores["recall"]))
     return scores.get(name)
 
 
@@ -382,7 +383,7 @@ def record(
     measurements = {path: partial(measure, plan, *place) for place, path in paths.items()}
     kept = kept_rows(measurements, unit="measurements", progress=progress)
     rows = dict(zip(paths, kept, strict=True))
-    alone = [[_ap(rows[key, fit]) for key in keys] for fit in plan.alone_fits]
+    alone = [[ap_of(rows[key, fit]) for key in keys] for fit in plan.alone_fits]
     truth = np.mean(alone, axis=0).tolist()
     untrained = [rows[key, None] for key in keys]
     columns = columns_of(untrained, "", tuple(untrained[0]["scores"]))
@@ -390,7 +391,7 @@ def record(
         label = f", {fit.steps} steps from {fit.start}"
         columns += columns_of([rows[key, fit] for key in keys], label, SCORES)
     repeated = {
-        steps: [[_ap(rows[key, fit]) for key in keys] for fit in plan.repeats(steps)]
+        steps: [[ap_of(rows[key, fit]) for key in keys] for fit in plan.repeats(steps)]
         for steps in plan.repeat_steps
     }
     return {
@@ -423,7 +424,7 @@ def record(
     }
 
 
-def _ap(row: dict[str, Any]) -> float:
+def ap_of(row: dict[str, Any]) -> float:
     """What a fit alone came to: nothing where it diverged."""
     return 0.0 if row["scores"] is None else float(row["scores"]["ap"])
 

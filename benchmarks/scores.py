@@ -19,35 +19,40 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proxies import score_of
+from benchmarks.proxies import ap_of, columns_of, score_of, summarise
 from data.errors import UserError
 from data.files import write_json
-from nas.fidelity import kendall_tau
 from nas.records import record_header
+from studies.settings import AVERAGE_PRECISION, PROMISE
 
-SCORES = ("ap", "smooth_ap", "recall", "promise")
+SCORES = (AVERAGE_PRECISION, "smooth_ap", "recall", PROMISE)
+FITS, SEARCHES = "fits", "searches"
+"""Of networks of a benchmark; of the trials of a search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """One kind of fit of some networks. label: of the kind, or of a search. scores: what the fits
-    gave, network by network. truth: AP of the fits alone, the same. keys: of the networks."""
+    """One kind of fit of some networks. kind: `FITS` or `SEARCHES`. label: of the fits, or of the
+    search. rows: of the networks, each with the `scores` of its fit, None where that diverged.
+    truth: AP of the fits alone. keys: of the networks."""
 
+    kind: str
     label: str
-    scores: Sequence[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     truth: Sequence[float]
     keys: tuple[str, ...]
 
     def taus(self) -> dict[str, float]:
-        """Kendall's tau of each score with the truth."""
-        found = {}
+        """Kendall's tau of each score with the truth; see `benchmarks.proxies.summarise`.
+
+        Raises:
+            UserError: a fit lacks a score.
+        """
         for name in SCORES:
-            values = [score_of({"scores": one}, name) for one in self.scores]
-            known = [value for value in values if value is not None]
-            if len(known) < len(values):
+            if any(row["scores"] and score_of(row, name) is None for row in self.rows):
                 raise UserError(f"{self.label}: not every network has {name}")
-            found[name] = kendall_tau(known, self.truth, seed=0, resamples=1)[0]
-        return found
+        found = summarise(columns_of(self.rows, "", SCORES), self.truth, seed=0)
+        return {name: found[name]["tau"] for name in SCORES}
 
 
 def fits_of(path: Path, *, least_steps: int) -> Iterator[Fits]:
@@ -60,17 +65,18 @@ def fits_of(path: Path, *, least_steps: int) -> Iterator[Fits]:
     if "architectures" in record:
         rows = record["architectures"]
         keys = tuple(row["key"] for row in rows)
-        yield Fits(path.parent.name, rows, [row["alone_ap"] for row in rows], keys)
+        truth = [row["alone_ap"] for row in rows]
+        yield Fits(SEARCHES, path.parent.name, [{"scores": row} for row in rows], truth, keys)
         return
     if "networks" not in record:
         raise UserError(f"{path} holds neither networks' short fits nor a search's fidelity")
     networks = record["networks"]
     keys = tuple(network["key"] for network in networks)
-    truth = [float(np.mean([fit["scores"]["ap"] for fit in one["alone"]])) for one in networks]
+    truth = [float(np.mean([ap_of(fit) for fit in one["alone"]])) for one in networks]
     for fits in zip(*(network["short"] for network in networks), strict=True):
-        if fits[0]["steps"] >= least_steps and all(fit["scores"] for fit in fits):
+        if fits[0]["steps"] >= least_steps:
             label = f"{fits[0]['start']}, {fits[0]['steps']} steps"
-            yield Fits(label, [fit["scores"] for fit in fits], truth, keys)
+            yield Fits(FITS, label, fits, truth, keys)
 
 
 def compare(paths: Sequence[Path], *, least_steps: int) -> dict[str, Any]:
@@ -79,29 +85,23 @@ def compare(paths: Sequence[Path], *, least_steps: int) -> dict[str, Any]:
     Raises:
         UserError: a file is no record, or lacks a score.
     """
-    found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    first: dict[tuple[str, tuple[str, ...]], tuple[Path, Fits]] = {}
     for path in paths:
         for fits in fits_of(path, least_steps=least_steps):
-            row = {
-                "record": str(path),
-                "fits": fits.label,
-                "networks": len(fits.keys),
-                "tau": fits.taus(),
-            }
-            found.setdefault((fits.label, fits.keys), row)
-    rows = list(found.values())
-    kinds = {
-        name: [row for row in rows if Path(row["record"]).name.startswith("fidelity") is is_search]
-        for name, is_search in (("fits", False), ("searches", True))
+            first.setdefault((fits.label, fits.keys), (path, fits))
+    rows: list[dict[str, Any]] = []
+    taus: dict[str, list[dict[str, float]]] = {}
+    for path, fits in first.values():
+        tau = fits.taus()
+        taus.setdefault(fits.kind, []).append(tau)
+        rows.append(
+            {"record": str(path), "fits": fits.label, "networks": len(fits.keys), "tau": tau}
+        )
+    means = {
+        kind: {score: float(np.mean([tau[score] for tau in of])) for score in SCORES}
+        for kind, of in taus.items()
     }
-    return {
-        "rows": rows,
-        "means": {
-            name: {score: float(np.mean([row["tau"][score] for row in of])) for score in SCORES}
-            for name, of in kinds.items()
-            if of
-        },
-    }
+    return {"rows": rows, "means": means}
 
 
 def main() -> None:

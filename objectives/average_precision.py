@@ -162,7 +162,7 @@ def evaluate_detections(
     quality_ap, quality_interval = _with_interval(_ap(pool, loosest, weights, worth=loosest.iou))
     recalls = _recall(pool, verdict, weights)
     recall, recall_interval = _with_interval(recalls)
-    promise, promise_interval = _with_interval(np.cbrt(aps[iou_threshold] * recalls**2))
+    promise, promise_interval = _with_interval(promise_of(aps[iou_threshold], recalls))
     return PrecisionReport(
         ap=ap,
         interval=interval,
@@ -179,6 +179,11 @@ def evaluate_detections(
         faces=len(pool.face_image),
         iou_threshold=iou_threshold,
     )
+
+
+def promise_of(ap: Floats | float, recall: Floats | float) -> Floats:
+    """`PrecisionReport.promise` of each AP and recall."""
+    return np.asarray(np.cbrt(ap * recall**2))
 
 
 def _with_interval(samples: Floats) -> tuple[float, Interval]:

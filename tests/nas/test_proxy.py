@@ -170,7 +170,9 @@ def test_a_fit_that_diverges_fails_its_trial_and_not_the_search(
     evaluator: ProxyEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diverge(monkeypatch, "nas.fitting")
-    assert math.isnan(evaluator(SMALLEST, 0, NEVER)["ap"])
+    scores = evaluator(SMALLEST, 0, NEVER)
+    assert math.isnan(scores["ap"])
+    assert math.isnan(scores["promise"])
 
 
 def test_a_candidate_inherits_a_copy(fitter: CandidateFitter) -> None:
