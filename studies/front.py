@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from data.errors import UserError
 from nas.pareto import Point, extremes, knee, pareto_front
-from studies.settings import AVERAGE_PRECISION, OBJECTIVES
+from studies.settings import OBJECTIVES, name_of_score
 from studies.storage import SETTINGS, TrialRow, completed_trials, load_study
 from studies.workspace import Workspace
 
@@ -210,4 +210,4 @@ def cost_name(study: Study) -> str:
 
 def score_name(study: Study) -> str:
     """The name of the value that a study raises."""
-    return study.user_attrs[SETTINGS].get("raised") or AVERAGE_PRECISION
+    return name_of_score(study.user_attrs[SETTINGS].get("raised"))

@@ -40,6 +40,7 @@ from search_spaces.space import SPACE
 from studies.design_rules import Candidate, CostOf, DesignRules, by_latency, by_macs
 from studies.front import cost_name, points_of, score_name
 from studies.rung_guesses import RungGuesses
+from studies.settings import AVERAGE_PRECISION
 from studies.storage import SETTINGS, TrialRow, completed_trials
 from studies.surrogate import FEWEST_ROWS, Surrogate
 from studies.workspace import Workspace
@@ -88,7 +89,7 @@ class Run:
     trials: int
     cost: str
     stopped: Sequence[StoppedRow] = ()
-    raised: str = "ap"
+    raised: str = AVERAGE_PRECISION
 
     def first(self, trials: int) -> "Run":
         """The run as it was after so many trials."""

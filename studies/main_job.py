@@ -5,7 +5,7 @@ already; so the same command goes on where it was stopped.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,13 +53,13 @@ from studies.say import Say, unsaid
 from studies.schedule import Schedule, schedule_for, schedule_from_json
 from studies.search import Search, run_search
 from studies.settings import (
-    AVERAGE_PRECISION,
     DEFAULT_SAMPLER,
     JSON,
     OBJECTIVES,
     PROMISE,
     SAMPLERS,
     StudySettings,
+    name_of_score,
     require_same,
 )
 from studies.space_stage import (
@@ -351,28 +351,31 @@ class _Job:
                 seed=request.seed,
                 say=self.say,
             )
+        known = self._of_study("supernet", self.workspace.supernet)
+        if known is not None:
+            return known
         name = supernet_hash(
             self.space, request.limits, settings, data_hash=shards.hash, seed=request.seed
         )
-        for known in (self._remembered("supernet"), name):
-            if known is not None and (path := self.workspace.supernet(known)).is_file():
-                self.say(f"supernet {known}: trained before")
-                return path
+        path = self.workspace.supernet(name)
+        if path.is_file():
+            self.say(f"supernet {name}: trained before")
+            return path
         job = SupernetJob(
             shards=folder,
             held_out_share=self.schedule.proxy.held_out_share,
             limits=request.limits,
             settings=settings,
             seed=request.seed,
-            path=self.workspace.supernet(name),
+            path=path,
             facts=record_header(seed=request.seed, data_hash=shards.hash),
             device=str(self.device),
             space=self.space,
         )
         processes = 1 if self.device.type == "cuda" else self.request.workers or usable_cores()
         train_supernet(job, processes=processes, progress=self.progress)
-        self.say(f"supernet {name}: trained; --supernet {job.path} gives it to another study")
-        return job.path
+        self.say(f"supernet {name}: trained; --supernet {path} gives it to another study")
+        return path
 
     def _teacher(self, shards: ShardSet) -> Path:
         request = self.request
@@ -384,10 +387,9 @@ class _Job:
                 seed=request.seed,
                 say=self.say,
             )
-        known = self._remembered("teacher")
-        if known is not None and (self.workspace.teacher(known) / WEIGHTS).is_file():
-            self.say(f"teacher {known}: trained before")
-            return self.workspace.teacher(known)
+        known = self._of_study("teacher", lambda name: self.workspace.teacher(name) / WEIGHTS)
+        if known is not None:
+            return known.parent
         job = TeacherJob(
             shards=shards,
             held_out_share=self.schedule.proxy.held_out_share,
@@ -397,10 +399,14 @@ class _Job:
         )
         return train_teacher(self.workspace, job, say=self.say, progress=self.progress)
 
-    def _remembered(self, stage: str) -> str | None:
-        """The supernet, or teacher, that the study began with, by its name."""
+    def _of_study(self, stage: str, place: Callable[[str], Path]) -> Path | None:
+        """The weights of the supernet, or teacher, that the study began with; None where it has
+        none yet, or they are gone. place: where they lie, by their name."""
         name: str | None = None if self._saved is None else self._saved["stages"].get(stage)
-        return name
+        if name is None or not place(name).is_file():
+            return None
+        self.say(f"{stage} {name}: trained before")
+        return place(name)
 
     def _settings(
         self, data_hash: str, *, supernet: str | None, teacher: str | None
@@ -512,7 +518,7 @@ class _Job:
         plan = FidelityPlan(
             workspace=self.workspace,
             cost=self._cost,
-            score=self._raised or AVERAGE_PRECISION,
+            score=name_of_score(self._raised),
             data_hash=shards.hash,
             proxy=job,
             alone=self.schedule.alone,

@@ -149,23 +149,24 @@ def schedule_for(budget: int, *, cuda: bool, real: bool = False) -> Schedule:
     """
     size = min(1.0, max(0.0, (budget - SMALL_BUDGET) / (FULL_BUDGET - SMALL_BUDGET)))
     lengths = REAL if real else DRAWN
+    between = partial(_between, size)
 
     def short_fit(steps: tuple[int, int]) -> FitSettings:
-        return FitSettings(steps=_between(size, *steps), batch_size=SHORT_FIT_BATCH)
+        return FitSettings(steps=between(*steps), batch_size=SHORT_FIT_BATCH)
 
     return Schedule(
-        synthetic_images=_between(size, 300, 1000),
+        synthetic_images=between(300, 1000),
         supernet=SupernetSettings(fit=replace(short_fit(lengths.supernet), learning_rate=3e-3)),
         proxy=ProxySettings(
             fit=short_fit(lengths.proxy),
             teaching=TEACHING if budget >= STOPPING_BUDGET else None,
             early_stopping=budget >= STOPPING_BUDGET,
         ),
-        fidelity_candidates=_between(size, 4, 8),
+        fidelity_candidates=between(4, 8),
         alone=short_fit(lengths.alone),
         retrain=retrain_settings(size, cuda=cuda),
-        finalists=_between(size, *lengths.finalists),
-        teacher=FitSettings(steps=_between(size, *lengths.teacher)),
+        finalists=between(*lengths.finalists),
+        teacher=FitSettings(steps=between(*lengths.teacher)),
     )
 
 

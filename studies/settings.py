@@ -64,11 +64,16 @@ class StudySettings:
     @property
     def metric_names(self) -> tuple[str, str]:
         """Names of the two objective values: up, down."""
-        return self.raised or AVERAGE_PRECISION, OBJECTIVES[self.objective]
+        return name_of_score(self.raised), OBJECTIVES[self.objective]
 
     def to_json(self) -> dict[str, JSON]:
         """Plain values only, tuples as lists."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def name_of_score(raised: str | None) -> str:
+    """The score that trials raise. raised: as `StudySettings` keeps it."""
+    return AVERAGE_PRECISION if raised is None else raised
 
 
 def require_same(study_name: str, *, saved: Mapping[str, JSON], wanted: StudySettings) -> None:

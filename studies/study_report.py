@@ -11,6 +11,7 @@ from studies.early_stopping import stopping_report
 from studies.front import cost_name, finals_of, front_rows, trials_have_a_say
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
+from studies.settings import name_of_score
 from studies.storage import SETTINGS, completed_trials, load_study
 from studies.workspace import Workspace
 
@@ -136,6 +137,6 @@ def _fidelity(result: dict[str, Any]) -> dict[str, Any]:
         **{
             f"tau of {name}": round(value["tau"], 2)
             for name, value in result["proxies"].items()
-            if name != result.get("score", "ap")
+            if name != name_of_score(result.get("score"))
         },
     }
