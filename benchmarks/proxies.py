@@ -44,7 +44,7 @@ from data.progress import Progress
 from data.quantities import parse_quantity
 from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
-from nas.fidelity import ZERO_COST_IMAGES, expected_aps, kendall_tau
+from nas.fidelity import ZERO_COST_IMAGES, expected_aps, kendall_tau, tau_b
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores, teacher_of_trials
 from nas.records import record_header
@@ -266,13 +266,13 @@ def summarise(
     return {name: row for _, name, row in sorted(found, key=lambda one: -one[0])}
 
 
-def agreement(aps: Sequence[Sequence[float]], *, seed: int) -> float:
+def agreement(aps: Sequence[Sequence[float]]) -> float:
     """Mean Kendall's tau between two of several fits. aps: of every network, for each of them."""
-    return float(np.mean([kendall_tau(a, b, seed=seed)[0] for a, b in combinations(aps, 2)]))
+    return float(np.mean([tau_b(a, b) for a, b in combinations(aps, 2)]))
 
 
 def of_truth(
-    alone: Sequence[Sequence[float]], trial: Sequence[float], macs: Sequence[float], *, seed: int
+    alone: Sequence[Sequence[float]], trial: Sequence[float], macs: Sequence[float]
 ) -> dict[str, Any] | None:
     """How the fits alone agree, mean over pairs; each one's tau with the mean of the others, that
     of a trial, and that of what both together make likely; None where there is one fit alone.
@@ -284,13 +284,10 @@ def of_truth(
     others = [np.mean([*alone[:i], *alone[i + 1 :]], axis=0) for i in range(len(alone))]
 
     def taus(scores: Sequence[Sequence[float]]) -> list[float]:
-        return [
-            kendall_tau(one, mean.tolist(), seed=seed)[0]
-            for one, mean in zip(scores, others, strict=True)
-        ]
+        return [tau_b(one, mean) for one, mean in zip(scores, others, strict=True)]
 
     return {
-        "agreement": agreement(alone, seed=seed),
+        "agreement": agreement(alone),
         "each": taus(alone),
         "trial": taus([trial] * len(alone)),
         "each_with_trial": taus([expected_aps(trial, one, macs) for one in alone]),
@@ -305,10 +302,10 @@ def of_repeats(
 
     aps: of every network, for each repetition.
     """
-    tau, interval = kendall_tau(np.mean(aps, axis=0).tolist(), truth, seed=seed)
+    tau, interval = kendall_tau(np.mean(aps, axis=0), truth, seed=seed)
     return {
-        "agreement": agreement(aps, seed=seed),
-        "each": [kendall_tau(one, truth, seed=seed)[0] for one in aps],
+        "agreement": agreement(aps),
+        "each": [tau_b(one, truth) for one in aps],
         "mean": {"tau": tau, "tau_interval": list(interval)},
     }
 
@@ -405,7 +402,6 @@ def record(
             alone,
             [score_of(rows[key, plan.longest], PROMISE) or 0.0 for key in keys],
             [row["scores"]["macs"] for row in untrained],
-            seed=plan.seed,
         ),
         "proxies": summarise(columns, truth, seed=plan.seed),
         "repeats": {

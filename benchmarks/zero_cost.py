@@ -20,7 +20,7 @@ import torch
 
 from data.files import write_json
 from data.shards import open_shards
-from nas.fidelity import ZERO_COST_IMAGES, kendall_tau
+from nas.fidelity import ZERO_COST_IMAGES, kendall_tau, tau_b
 from nas.fitting import images_to_tensor, seeded
 from nas.records import record_header
 from objectives.cost import architecture_cost
@@ -79,8 +79,8 @@ def compare(scored: Sequence[list[dict[str, float]]], truth: Sequence[float]) ->
             "tau": tau,
             "tau_interval": list(interval),
             "close_in_macs": close_pairs_tau(mean, truth, macs),
-            "tau_with_macs": kendall_tau(mean, macs, seed=0)[0],
-            "tau_of_two_draws": kendall_tau(first, last, seed=0)[0],
+            "tau_with_macs": tau_b(mean, macs),
+            "tau_of_two_draws": tau_b(first, last),
         }
     return result
 

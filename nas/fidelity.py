@@ -19,6 +19,9 @@ from nas.stop_rule import FIT_STEPS, StopRule
 from objectives.zero_cost import ZERO_COST_SCORES, zero_cost_scores
 from search_spaces.architecture import Architecture
 
+Values = Sequence[float] | NDArray[np.float64]
+"""A score of each candidate."""
+
 FEWEST_CANDIDATES = 4
 TRUSTED_TAU = 0.4
 
@@ -106,12 +109,19 @@ class StandAloneEvaluator:
         return {**report_scores(self._fitter.judge(fitted)), **promise}
 
 
-def kendall_tau(
-    first: Sequence[float], second: Sequence[float], *, seed: int, resamples: int = 1000
-) -> tuple[float, tuple[float, float]]:
-    """Kendall's tau-b of two scores of the same candidates and its 90 % bootstrap interval.
+def tau_b(first: Values, second: Values) -> float:
+    """Kendall's tau-b of two scores of the same candidates.
 
     0 where one of the two scores is the same for all candidates: it orders nothing.
+    """
+    return _tau(_pair_signs(first), _pair_signs(second))
+
+
+def kendall_tau(
+    first: Values, second: Values, *, seed: int, resamples: int = 1000
+) -> tuple[float, tuple[float, float]]:
+    """`tau_b`, and its 90 % interval by a bootstrap over the candidates.
+
     `scipy.stats.kendalltau` gives the same tau, as a test says, but would have to sort every
     resample anew: with eight candidates that takes 20 times as long.
     """
@@ -123,7 +133,7 @@ def kendall_tau(
     return _tau(one, other), (float(low), float(high))
 
 
-def _pair_signs(scores: Sequence[float]) -> NDArray[np.float64]:
+def _pair_signs(scores: Values) -> NDArray[np.float64]:
     """For each pair of candidates 1 where the first is ahead, -1 where it is behind, 0 if equal."""
     values = np.asarray(scores, dtype=np.float64)
     return np.sign(values[:, None] - values[None, :])

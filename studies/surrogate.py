@@ -16,7 +16,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from nas.fidelity import kendall_tau
+from nas.fidelity import kendall_tau, tau_b
 from search_spaces.space import Space
 from studies.design_rules import Candidate
 
@@ -156,10 +156,10 @@ class Surrogate:
         missed = self._spread * self._weights / np.diag(inverse)
         roots = np.sqrt(self._aps)
         guessed = np.maximum(0.0, roots - missed) ** 2
-        tau, interval = kendall_tau(guessed.tolist(), self._aps.tolist(), seed=seed)
+        tau, interval = kendall_tau(guessed, self._aps, seed=seed)
         genes = self._distances[0] + 2 * np.eye(len(roots))
         nearest = self._aps[genes.argmin(axis=1)]
-        nearest_tau, _ = kendall_tau(nearest.tolist(), self._aps.tolist(), seed=seed)
+        nearest_tau = tau_b(nearest, self._aps)
         return SurrogateCheck(
             r2=float(1 - np.mean(missed**2) / self._spread**2),
             rmse=float(np.sqrt(np.mean((guessed - self._aps) ** 2))),

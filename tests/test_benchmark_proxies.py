@@ -71,11 +71,11 @@ def test_ap_and_loss_order_networks_together() -> None:
 
 def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
     double, macs = [2 * ap for ap in TRUTH], [1.0] * len(TRUTH)
-    assert of_truth([TRUTH], TRUTH, macs, seed=0) is None
-    agreeing = of_truth([TRUTH, double], TRUTH, macs, seed=0)
+    assert of_truth([TRUTH], TRUTH, macs) is None
+    agreeing = of_truth([TRUTH, double], TRUTH, macs)
     both = [1, 1]
     assert agreeing == {"agreement": 1, "each": both, "trial": both, "each_with_trial": both}
-    contrary = of_truth([TRUTH, double, TRUTH[::-1]], TRUTH, macs, seed=0)
+    contrary = of_truth([TRUTH, double, TRUTH[::-1]], TRUTH, macs)
     assert contrary is not None
     assert contrary["agreement"] == pytest.approx((1 - 1 - 1) / 3)
     assert contrary["each"][2] == -1
@@ -84,7 +84,7 @@ def test_each_fit_alone_is_compared_with_the_mean_of_the_others() -> None:
 def test_a_trial_mends_what_an_unlucky_fit_alone_says() -> None:
     trial = [0.01 * i for i in range(1, 13)]
     unlucky = [*(3 * ap for ap in trial[:6]), 0.02, *(3 * ap for ap in trial[7:])]
-    found = of_truth([unlucky, trial, trial], trial, [1.0] * 12, seed=0)
+    found = of_truth([unlucky, trial, trial], trial, [1.0] * 12)
     assert found is not None
     assert found["trial"][0] == 1
     assert found["each_with_trial"][0] > found["each"][0]
