@@ -393,21 +393,6 @@ def _numbers(losses: Losses, total: Tensor) -> Tensor:
     return torch.stack([part.detach().float() for part in parts])
 
 
-def fit(
-    network: NetworkType,
-    batches: BatchSource,
-    settings: FitSettings,
-    *,
-    loss: LossSettings | None = None,
-    extra_loss: ExtraLoss | None = None,
-) -> NetworkType:
-    """Fit a network, where it is, for `settings.steps` steps and return the result."""
-    stops = (settings.steps,)
-    return next(
-        fit_through(network, batches, settings, stops=stops, loss=loss, extra_loss=extra_loss)
-    )
-
-
 def fit_through(
     network: NetworkType,
     batches: BatchSource,

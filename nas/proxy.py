@@ -15,7 +15,6 @@ from nas.fitting import (
     ExtraLoss,
     FitSettings,
     NotFiniteError,
-    fit,
     fit_through,
     images_to_tensor,
     seeded,
@@ -137,8 +136,7 @@ class CandidateFitter:
 
     def fit(self, network: Detector, settings: FitSettings) -> Detector:
         """Fit a network on the training crops."""
-        batches, loss, lessons = self._batches(settings), self.settings.loss, self._lessons(network)
-        return fit(network, batches, settings, loss=loss, extra_loss=lessons)
+        return next(self.fit_through(network, settings, stops=(settings.steps,)))
 
     def fit_through(
         self, network: Detector, settings: FitSettings, *, stops: Sequence[int]

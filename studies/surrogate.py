@@ -44,9 +44,9 @@ LEAST_NOISE = BOUNDS["noise_variance"][0]
 class SurrogateCheck:
     """How well rows are guessed by all others.
 
-    r2: share of the variance of root AP that is explained. rmse: of AP. tau: Kendall's, with its
-    90 % interval. nearest_tau: of the AP of the row with the fewest differing genes, for
-    comparison. noise: standard deviation of root AP that genes and costs do not explain.
+    r2: share of the variance of the root score that is explained. rmse: of scores. tau: Kendall's,
+    with its 90 % interval. nearest_tau: of the score of the row with the fewest differing genes,
+    for comparison. noise: standard deviation of the root score that genes and costs do not explain.
     """
 
     r2: float
@@ -68,19 +68,19 @@ class Surrogate:
     difference of their genes, in ranks for numbers and 0 or 1 for names, c the distance of their
     logarithmic MACs and parameters. v, l, w, m and the noise are those of the highest likelihood.
 
-    doubts: standard deviation of each row's root AP beyond the noise of all; None: none.
+    doubts: standard deviation of each row's root score beyond the noise of all; None: none.
     parameters: another surrogate's, in place of the likeliest. least_noise: share of the rows'
     variance that is noise at least. (Genes alone can explain any scatter of different networks.)
 
     Raises:
-        ValueError: there are fewer than FEWEST_ROWS rows, or all have one AP.
+        ValueError: there are fewer than FEWEST_ROWS rows, or all have one score.
     """
 
     def __init__(
         self,
         space: Space,
         candidates: Sequence[Candidate],
-        aps: Sequence[float],
+        scores: Sequence[float],
         *,
         doubts: Sequence[float] | None = None,
         parameters: Array | None = None,
@@ -88,9 +88,9 @@ class Surrogate:
     ) -> None:
         if len(candidates) < FEWEST_ROWS:
             raise ValueError(f"candidates must be at least {FEWEST_ROWS}, got {len(candidates)}")
-        roots = np.sqrt(np.asarray(aps, dtype=np.float64))
+        roots = np.sqrt(np.asarray(scores, dtype=np.float64))
         if np.ptp(roots) == 0:
-            raise ValueError(f"aps must differ, got {aps[0]} for all")
+            raise ValueError(f"scores must differ, got {scores[0]} for all")
         self._space = space
         self._mean, self._spread = float(roots.mean()), float(roots.std())
         self._genes, self._costs = self._features(candidates)
@@ -104,15 +104,15 @@ class Surrogate:
         matrix = _noisy_covariance(self._distances, self.parameters) + self._doubt
         self._factor = cho_factor(matrix, lower=True)
         self._weights: Array = cho_solve(self._factor, values)
-        self._aps = np.asarray(aps, dtype=np.float64)
+        self._scores = np.asarray(scores, dtype=np.float64)
         self.noise = self._spread * float(np.sqrt(self.parameters[-1]))
 
     def expected(self, candidate: Candidate) -> float:
-        """The AP that is most likely, noise left out."""
+        """The score that is most likely, noise left out."""
         return max(0.0, self._root(candidate)) ** 2
 
     def guess(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:
-        """Root AP that is most likely and its standard deviation, noise left out; (N,) each."""
+        """Root score that is most likely and its standard deviation, noise left out; (N,) each."""
         to_rows = self._to_rows(*self._features(candidates))
         explained = (to_rows * cho_solve(self._factor, to_rows.T).T).sum(axis=1)
         gene_variance, _, cost_variance, *_ = self.parameters
@@ -125,13 +125,13 @@ class Surrogate:
         return np.asarray(np.maximum(0.0, roots) ** 2)
 
     def observed(self, candidate: Candidate, *, seed: int) -> float:
-        """The AP of one fit: with noise that the seed and the architecture decide."""
+        """The score of one fit: with noise that the seed and the architecture decide."""
         digest = sha256(candidate.architecture.key.encode()).digest()
         generator = np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
         return max(0.0, self._root(candidate) + self.noise * generator.standard_normal()) ** 2
 
     def drawn(self, candidates: Sequence[Candidate], *, seed: int) -> list[float]:
-        """The APs, noise left out, by one of the functions that the table leaves possible.
+        """The scores, noise left out, by one of the functions that the table leaves possible.
 
         Of many strangers the best are better than the best expectation: an expectation is drawn
         to the mean, the more the less is known. Drawn functions have the best of them right.
@@ -143,8 +143,8 @@ class Surrogate:
         factor = np.linalg.cholesky(left + JITTER * np.eye(len(left)))
         normal = np.random.default_rng(seed).standard_normal(len(left))
         roots = self._roots(to_rows) + self._spread * (factor @ normal)
-        aps: list[float] = (np.maximum(0.0, roots) ** 2).tolist()
-        return aps
+        scores: list[float] = (np.maximum(0.0, roots) ** 2).tolist()
+        return scores
 
     def check(self, *, seed: int) -> SurrogateCheck:
         """Every row guessed from the others, the covariance staying as it is (ibid., 5.4.2).
@@ -154,15 +154,15 @@ class Surrogate:
         covariance = _noisy_covariance(self._distances, self.parameters) + self._doubt
         inverse = np.linalg.inv(covariance)
         missed = self._spread * self._weights / np.diag(inverse)
-        roots = np.sqrt(self._aps)
+        roots = np.sqrt(self._scores)
         guessed = np.maximum(0.0, roots - missed) ** 2
-        tau, interval = kendall_tau(guessed, self._aps, seed=seed)
+        tau, interval = kendall_tau(guessed, self._scores, seed=seed)
         genes = self._distances[0] + 2 * np.eye(len(roots))
-        nearest = self._aps[genes.argmin(axis=1)]
-        nearest_tau = tau_b(nearest, self._aps)
+        nearest = self._scores[genes.argmin(axis=1)]
+        nearest_tau = tau_b(nearest, self._scores)
         return SurrogateCheck(
             r2=float(1 - np.mean(missed**2) / self._spread**2),
-            rmse=float(np.sqrt(np.mean((guessed - self._aps) ** 2))),
+            rmse=float(np.sqrt(np.mean((guessed - self._scores) ** 2))),
             tau=tau,
             tau_interval=interval,
             nearest_tau=nearest_tau,
@@ -177,7 +177,7 @@ class Surrogate:
         return _covariance(_distances(genes, costs, self._genes, self._costs), self.parameters)
 
     def _roots(self, to_rows: Array) -> Array:
-        """Root AP that is most likely, by the covariance with the rows. Shape (N,)."""
+        """Root score that is most likely, by the covariance with the rows. Shape (N,)."""
         return np.asarray(self._mean + self._spread * (to_rows @ self._weights))
 
     def _features(self, candidates: Sequence[Candidate]) -> tuple[Array, Array]:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.loader import ShardLoader
+from data.loader import BatchSource, ShardLoader
 from data.sample import Batch
 from data.shards import ShardSet, ShardSettings, prepare_shards, shard_folder
-from nas.fitting import FitSettings, seeded
+from nas.fitting import FitSettings, NetworkType, fit_through, seeded
 from objectives.loss import Losses
 from search_spaces.network import Detector, build
 from search_spaces.space import SPACE
@@ -36,6 +36,13 @@ def tiny_network(seed: int = 0) -> Detector:
     """The smallest network of the space, with weights drawn from the seed."""
     with seeded(seed):
         return build(SMALLEST)
+
+
+def fitted(
+    network: NetworkType, batches: BatchSource, settings: FitSettings, **options: Any
+) -> NetworkType:
+    """A network after its whole fit; see `nas.fitting.fit_through`."""
+    return next(fit_through(network, batches, settings, stops=(settings.steps,), **options))
 
 
 @dataclass(frozen=True, slots=True)

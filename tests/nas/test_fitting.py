@@ -17,7 +17,6 @@ from nas.fitting import (
     NotFiniteError,
     Trainer,
     WeightAverage,
-    fit,
     images_to_tensor,
     learning_rate_at,
     make_optimizer,
@@ -34,6 +33,7 @@ from tests.tiny_training import (
     TinyBatches,
     diverge,
     equal_weights,
+    fitted,
     tiny_network,
     tiny_shards,
     weights_of,
@@ -93,16 +93,16 @@ def test_equal_starts_and_batches_give_equal_weights(
     batches: TinyBatches, average_decay: float
 ) -> None:
     settings = replace(FIT, average_decay=average_decay)
-    first, second = (weights_of(fit(tiny_network(), batches, settings)) for _ in range(2))
+    first, second = (weights_of(fitted(tiny_network(), batches, settings)) for _ in range(2))
     assert equal_weights(first, second)
-    other = weights_of(fit(tiny_network(seed=1), batches, settings))
+    other = weights_of(fitted(tiny_network(seed=1), batches, settings))
     assert not equal_weights(first, other)
 
 
 @pytest.mark.parametrize("average_decay", [0.0, 0.9])
 def test_five_steps_and_five_more_are_ten(batches: TinyBatches, average_decay: float) -> None:
     settings = replace(FIT, steps=10, average_decay=average_decay)
-    straight = weights_of(fit(tiny_network(), batches, settings))
+    straight = weights_of(fitted(tiny_network(), batches, settings))
     first = Trainer(tiny_network(), settings)
     for step in range(5):
         first.step(batches.batch(step))
@@ -138,7 +138,7 @@ def test_the_average_lies_behind_the_weights_and_is_the_result(batches: TinyBatc
 
 def test_without_an_average_the_network_itself_is_fitted(batches: TinyBatches) -> None:
     network = tiny_network()
-    assert fit(network, batches, FIT) is network
+    assert fitted(network, batches, FIT) is network
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(
@@ -399,7 +399,7 @@ def test_a_fit_learns_from_an_extra_loss_too(batches: TinyBatches) -> None:
         return levels[0].square().mean()
 
     plain, again, other = (
-        weights_of(fit(tiny_network(), batches, FIT, extra_loss=extra))
+        weights_of(fitted(tiny_network(), batches, FIT, extra_loss=extra))
         for extra in (None, None, small)
     )
     assert equal_weights(plain, again)

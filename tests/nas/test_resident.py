@@ -9,10 +9,10 @@ import torch
 from data.augment import LIGHT, OFF, AugmentSettings
 from data.loader import ShardLoader
 from data.shards import ShardSet, open_shards
-from nas.fitting import FitSettings, fit, images_to_tensor
+from nas.fitting import FitSettings, images_to_tensor
 from nas.resident import ResidentLoader, crops_on, light_batches
 from search_spaces.network import build
-from tests.tiny_training import SMALLEST, tiny_shards
+from tests.tiny_training import SMALLEST, fitted, tiny_shards
 
 CPU = torch.device("cpu")
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -59,7 +59,7 @@ def test_a_fit_learns_the_same_from_them(shards: ShardSet, device: str) -> None:
         torch.manual_seed(0)
         network = build(SMALLEST).to(device)
         batches = light_batches(shards, settings, seed=0, crops=crops)
-        results.append(fit(network, batches, settings).state_dict())
+        results.append(fitted(network, batches, settings).state_dict())
     for one, other in zip(*(result.values() for result in results), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.sample import Batch
-from nas.fitting import FitSettings, fit
+from nas.fitting import FitSettings
 from nas.recipe import Recipe, override, recipe_from_json
 from nas.retrain import Company, RetrainReport, Row, Validate, retrain
 from nas.weights import load_detector
@@ -24,6 +24,7 @@ from tests.tiny_training import (
     TinyBatches,
     diverge,
     equal_weights,
+    fitted,
     tiny_network,
     tiny_shards,
     weights_of,
@@ -156,7 +157,7 @@ def test_retraining_is_fitting_and_its_result_is_what_is_saved(
 ) -> None:
     report = run(tmp_path / "x", batches, settings)
     network, facts = load_detector(tmp_path / "x" / "weights.safetensors")
-    assert equal_weights(weights_of(network), weights_of(fit(tiny_network(), batches, settings)))
+    assert equal_weights(weights_of(network), weights_of(fitted(tiny_network(), batches, settings)))
     assert (facts["x"], facts["step"], facts["architecture"]) == (1, 4, SMALLEST.key)
     assert recipe_from_json(facts["recipe"]) == Recipe(fit=settings)
     rows = [json.loads(x) for x in (tmp_path / "x" / "training.jsonl").read_text().splitlines()]
@@ -195,7 +196,7 @@ def test_validation_does_not_disturb_training(tmp_path: Path, batches: TinyBatch
         company = Company(validate=says(1, 2, 3, 4))
         run(tmp_path / "x", batches, recipe, company=company)
         last = weights_in(tmp_path / "x" / "weights.safetensors")
-        assert equal_weights(last, weights_of(fit(tiny_network(), batches, settings)))
+        assert equal_weights(last, weights_of(fitted(tiny_network(), batches, settings)))
 
 
 def test_the_last_step_is_validated_whatever_its_number(

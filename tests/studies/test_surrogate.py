@@ -85,7 +85,7 @@ def test_tables_that_say_nothing_are_refused() -> None:
     candidates, aps = table()
     with pytest.raises(ValueError, match="at least 20, got 19"):
         Surrogate(SPACE, candidates[:19], aps[:19])
-    with pytest.raises(ValueError, match=r"aps must differ, got 0\.5 for all"):
+    with pytest.raises(ValueError, match=r"scores must differ, got 0\.5 for all"):
         Surrogate(SPACE, candidates, [0.5] * len(candidates))
 
 
