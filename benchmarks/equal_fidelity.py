@@ -3,15 +3,17 @@
 Run from the repository's root:
 python -m benchmarks.equal_fidelity docs/results/proxies_taught_short.json ...
     [--resamples 1000] [--write docs/results/equal_fidelity.json]
-Each file is a record of `benchmarks.proxies` with several fits alone of each network. Some of these
-are taken for the truth, by their mean AP. Kendall's tau with it is given of the mean AP of the
-others, and of the promise of each kind of short fit, as the mean over all choices of so many
-others; and of the difference the 90 % interval, by a bootstrap over the networks.
+Each file is a record of `benchmarks.proxies`; records of the same networks are put together. Of
+each network's fits alone some are taken for the truth, by their mean AP. Kendall's tau with it is
+given of the mean AP of the others, and of the promise of each kind of short fit, as the mean over
+all choices of so many others; for each set of networks, and on average over the sets that have such
+fits, with the 90 % interval of the difference by a bootstrap over the networks of each.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,62 +30,113 @@ from studies.settings import PROMISE
 
 Floats = NDArray[np.float64]
 
+COMMON = ("data_hash", "seed", "batch_size", "alone_steps", "supernet")
+"""What records must agree in to be compared. (A teacher only some of them have.)"""
 
-def rows_of(path: Path, *, resamples: int) -> Iterator[dict[str, Any]]:
-    """A row for each kind of short fit of a record and each number of fits alone but all.
+
+@dataclass(frozen=True, slots=True)
+class NetworkSet:
+    """N networks, by their keys, and their fits. alone: (A, N) AP in A fits alone. short: (N,)
+    promise in each kind of short fit."""
+
+    keys: tuple[str, ...]
+    alone: Floats
+    short: Mapping[str, Floats]
+
+
+def read_sets(records: Mapping[Path, Mapping[str, Any]]) -> list[NetworkSet]:
+    """The networks of these records of `benchmarks.proxies`, set by set.
 
     Raises:
-        UserError: it is no record of `benchmarks.proxies`, or has one fit alone of each network.
+        UserError: one is none, they are of different crops, supernets or lengths, or a set has one
+            fit alone of each network.
     """
-    networks = json.loads(path.read_text()).get("networks")
-    if not networks:
-        raise UserError(f"{path} holds no networks' fits; give records of benchmarks.proxies")
-    alone = np.array([[ap_of(fit) for fit in network["alone"]] for network in networks]).T
-    if len(alone) < 2:
-        raise UserError(f"{path} holds one fit alone of each network; at least two are compared")
-    for fits in zip(*(network["short"] for network in networks), strict=True):
-        if fits[0]["steps"] == 0:
-            continue
-        promises = np.array([score_of(fit, PROMISE) or 0.0 for fit in fits])
-        for count in range(1, len(alone)):
-            yield {
-                "record": str(path),
-                "short_fit": f"{fits[0]['start']}, {fits[0]['steps']} steps",
-                "fits_alone": count,
-                "steps_alone": count * networks[0]["alone"][0]["steps"],
-                **compare(alone, promises, count=count, resamples=resamples),
-            }
+    alone: dict[tuple[str, ...], dict[int, list[float]]] = {}
+    short: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    _require_alike(records)
+    for record in records.values():
+        networks = record["networks"]
+        keys = tuple(network["key"] for network in networks)
+        for fits in zip(*(network["alone"] for network in networks), strict=True):
+            alone.setdefault(keys, {}).setdefault(fits[0]["seed"], [ap_of(fit) for fit in fits])
+        for fits in zip(*(network["short"] for network in networks), strict=True):
+            if fits[0]["steps"]:
+                label = f"{fits[0]['start']}, {fits[0]['steps']} steps"
+                promises = [score_of(fit, PROMISE) or 0.0 for fit in fits]
+                short.setdefault(keys, {}).setdefault(label, promises)
+    lonely = [keys for keys, fits in alone.items() if len(fits) < 2]
+    if lonely:
+        raise UserError(f"there is one fit alone of {lonely[0][0]}; at least two are compared")
+    return [
+        NetworkSet(
+            keys,
+            np.array(list(fits.values())),
+            {label: np.array(promises) for label, promises in short[keys].items()},
+        )
+        for keys, fits in alone.items()
+    ]
 
 
-def compare(
-    alone: Floats, short: Floats, *, count: int, seed: int = 0, resamples: int
-) -> dict[str, Any]:
-    """Tau of the means of so many fits alone with the means of the others, tau of a short fit with
-    the latter, and what the short fit has more, with its 90 % interval.
+def _require_alike(records: Mapping[Path, Mapping[str, Any]]) -> None:
+    first = next(iter(records.values()))
+    for path, record in records.items():
+        if not record.get("networks"):
+            raise UserError(f"{path} holds no networks' fits; give records of benchmarks.proxies")
+        for name in COMMON:
+            value, wanted = record.get(name), first.get(name)
+            if value != wanted:
+                raise UserError(f"{path} is of {name} {value}, not {wanted}; leave it out")
 
-    alone: (A, N) AP of N networks in A fits alone. short: (N,) their scores in the short fit.
-    """
-    choices = [list(choice) for choice in combinations(range(len(alone)), count)]
-    means = [alone[choice].mean(axis=0) for choice in choices]
-    truths = [np.delete(alone, choice, axis=0).mean(axis=0) for choice in choices]
 
-    def taus(some: Sequence[int] | NDArray[np.int64]) -> tuple[float, float]:
-        by_means = [
-            tau_b(mean[some], truth[some]) for mean, truth in zip(means, truths, strict=True)
+def taus_of(some: NetworkSet, label: str, count: int, draws: NDArray[np.int64]) -> Floats:
+    """Two taus with the mean AP of all fits alone but some, averaged over the choices of so many:
+    that of their mean AP, and that of a kind of short fit. draws: (D, N) networks. Shape (D, 2)."""
+    short = some.short[label]
+    choices = [list(choice) for choice in combinations(range(len(some.alone)), count)]
+    pairs = [
+        (some.alone[choice].mean(axis=0), np.delete(some.alone, choice, axis=0).mean(axis=0))
+        for choice in choices
+    ]
+    return np.array(
+        [
+            np.mean(
+                [
+                    (tau_b(mean[draw], truth[draw]), tau_b(short[draw], truth[draw]))
+                    for mean, truth in pairs
+                ],
+                axis=0,
+            )
+            for draw in draws
         ]
-        by_short = [tau_b(short[some], truth[some]) for truth in truths]
-        return float(np.mean(by_means)), float(np.mean(by_short))
+    )
 
-    networks = range(alone.shape[1])
-    draws = np.random.default_rng(seed).choice(networks, size=(resamples, len(networks)))
-    of_alone, of_short = taus(networks)
-    more = [short_tau - alone_tau for alone_tau, short_tau in map(taus, draws)]
-    return {
-        "tau_of_fits_alone": of_alone,
-        "tau_of_short_fit": of_short,
-        "difference": of_short - of_alone,
-        "difference_interval": np.quantile(more, (0.05, 0.95)).tolist(),
-    }
+
+def compare(sets: Sequence[NetworkSet], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
+    """A row for each kind of short fit and each number of fits alone but all that a set has."""
+    generator = np.random.default_rng(seed)
+    draws = []
+    for some in sets:
+        networks = len(some.keys)
+        drawn = generator.integers(networks, size=(resamples, networks))
+        draws.append(np.concatenate([np.arange(networks)[None], drawn]))
+    rows = []
+    for label in dict.fromkeys(label for some in sets for label in some.short):
+        which = [i for i, some in enumerate(sets) if label in some.short]
+        for count in range(1, min(len(sets[i].alone) for i in which)):
+            taus = np.array([taus_of(sets[i], label, count, draws[i]) for i in which])
+            difference = np.diff(taus.mean(axis=0), axis=1)[:, 0]
+            rows.append(
+                {
+                    "short_fit": label,
+                    "fits_alone": count,
+                    "sets": which,
+                    "tau_of_fits_alone": taus[:, 0, 0].tolist(),
+                    "tau_of_short_fit": taus[:, 0, 1].tolist(),
+                    "difference": float(difference[0]),
+                    "difference_interval": np.quantile(difference[1:], (0.05, 0.95)).tolist(),
+                }
+            )
+    return rows
 
 
 def main() -> None:
@@ -93,10 +146,16 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000, help="of the networks (1000)")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
-    rows = [row for path in options.records for row in rows_of(path, resamples=options.resamples)]
-    print(json.dumps(rows, indent=2))
+    records = {path: json.loads(path.read_text()) for path in options.records}
+    sets = read_sets(records)
+    result = {
+        "alone_steps": next(iter(records.values()))["alone_steps"],
+        "sets": [list(some.keys) for some in sets],
+        "rows": compare(sets, resamples=options.resamples),
+    }
+    print(json.dumps(result, indent=2))
     if options.write is not None:
-        write_json(options.write, {**record_header(seed=0, data_hash=None), "rows": rows})
+        write_json(options.write, {**record_header(seed=0, data_hash=None), **result})
 
 
 if __name__ == "__main__":
