@@ -205,7 +205,7 @@ class ProxyEvaluator:
             if job.teacher is None:
                 raise ValueError("teacher must be a file or folder where fits are taught, got None")
             teacher = teacher_of_trials(job.teacher, device)
-        self._fitter = CandidateFitter(
+        self.fitter = CandidateFitter(
             open_shards(job.shards), job.settings, seed=job.seed, device=device, teacher=teacher
         )
         self._supernet: Supernet | None = None
@@ -230,13 +230,20 @@ class ProxyEvaluator:
         except NotFiniteError:
             return known | {"ap": math.nan, "promise": math.nan}
 
+    def fit_through(
+        self, architecture: Architecture, *, stops: Sequence[int]
+    ) -> Iterator[Detector]:
+        """The fit of a trial, shown after each of these numbers of steps; see
+        `nas.fitting.fit_through`."""
+        network = self.fitter.start(architecture, self._supernet)
+        return self.fitter.fit_through(network, self.fitter.settings.fit, stops=stops)
+
     def _judged(self, architecture: Architecture, rule: StopRule) -> dict[str, Any]:
         """Scores of the fit's end, or of the rung where the rule ends it."""
-        fitter, settings = self._fitter, self._fitter.settings
+        fitter, settings = self.fitter, self.fitter.settings
         end, rungs = settings.fit.steps, settings.rungs
         known: dict[str, Any] = {RUNG_SCORES: []} if rungs else {}
-        network = fitter.start(architecture, self._supernet)
-        shown = fitter.fit_through(network, settings.fit, stops=(*rungs, end))
+        shown = self.fit_through(architecture, stops=(*rungs, end))
         for rung, steps in enumerate(rungs):
             report = fitter.judge(next(shown), images=settings.rung_images)
             known[RUNG_SCORES].append(report.smooth_ap)

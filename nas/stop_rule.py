@@ -52,15 +52,16 @@ class StopRule:
     """Says of one trial, rung by rung, whether it ends there.
 
     cost: the trial's, in the unit of its peers'. peers: the earlier trials it is compared with.
-    is_exempt: it goes on whatever is said.
+    is_exempt: it goes on whatever is said. dominators: so many of them end it.
     """
 
     cost: float = float("inf")
     peers: tuple[Peer, ...] = ()
     is_exempt: bool = False
+    dominators: int = DOMINATORS
 
     def is_beaten(self, rung: int, ceiling: float) -> bool:
-        """Whether DOMINATORS peers cost no more and score higher at the rung than the trial may.
+        """Whether enough peers cost no more and score higher at the rung than the trial may.
 
         rung: counted from 0. ceiling: upper end of the noise interval of the trial's own score.
         """
@@ -69,7 +70,7 @@ class StopRule:
             for peer in self.peers
             if peer.cost <= self.cost and len(peer.scores) > rung and peer.scores[rung] > ceiling
         ]
-        return len(better) >= DOMINATORS
+        return len(better) >= self.dominators
 
 
 NEVER = StopRule()

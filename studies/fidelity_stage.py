@@ -133,7 +133,7 @@ def study_fidelity(
         score=score_name(study),
         data_hash=settings["data"],
         proxy=ProxyJob(
-            shards=_find_shards(workspace, settings["data"]),
+            shards=find_shards(workspace, settings["data"]),
             supernet=_check_supernet(workspace, settings["stages"]["supernet"]),
             settings=schedule.proxy,
             seed=settings["seed"],
@@ -149,7 +149,7 @@ def study_fidelity(
     return measure_fidelity(plan, rows, say=say, progress=progress)
 
 
-def _find_shards(workspace: Workspace, data_hash: str) -> Path:
+def find_shards(workspace: Workspace, data_hash: str) -> Path:
     """The folder of the cache with exactly this content.
 
     Raises:

@@ -1,0 +1,153 @@
+"""The trials of a study fitted to their end, also those that it stopped, and judged on the way.
+
+Run from the repository's root:
+python -m benchmarks.record_trials STUDY [--runs runs] [--trials 200]
+    [--write docs/results/trials.json]
+Every trial is fitted as its study fits it, from the same weights, with the same teacher and images,
+and judged after NINTHS of its steps, as at a rung, and at the end: what early stopping lost in that
+search, and what another rule would have done, `benchmarks.early_stopping` finds from that. What is
+measured once is kept in --folder, so a run that was cut goes on.
+"""
+
+import argparse
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from benchmarks.kept_rows import kept_rows
+from data.files import write_json
+from data.progress import Progress, silent
+from data.shards import open_shards
+from nas.device import keep_freed_memory
+from nas.fitting import NotFiniteError
+from nas.proxy import ProxyEvaluator, ProxyJob
+from nas.records import record_header
+from objectives.average_precision import PrecisionReport
+from objectives.cost import architecture_cost
+from search_spaces.architecture import Architecture
+from studies.console import shown_progress
+from studies.fidelity_stage import find_shards
+from studies.front import cost_name, score_name
+from studies.schedule import schedule_from_json
+from studies.storage import SETTINGS, load_study
+from studies.workspace import Workspace
+
+NINTHS = (1, 2, 3, 4, 6)
+"""Of a fit's steps: where it is judged, the rungs of `nas.stop_rule` among them."""
+
+
+def job_of(workspace: Workspace, settings: dict[str, Any]) -> ProxyJob:
+    """How a study fits and judges its trials. settings: the study's.
+
+    Raises:
+        UserError: its shards or its supernet are gone.
+    """
+    stages = settings["stages"]
+    teacher = stages.get("teacher")
+    return ProxyJob(
+        shards=find_shards(workspace, settings["data"]),
+        supernet=workspace.find_supernet(stages["supernet"], advice="search again"),
+        settings=schedule_from_json(stages["schedule"]).proxy,
+        seed=settings["seed"],
+        device="cpu",
+        teacher=None if teacher is None else workspace.teacher(teacher),
+    )
+
+
+@cache
+def _evaluator(job: ProxyJob) -> ProxyEvaluator:
+    """Opened once in each process."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    return ProxyEvaluator(job)
+
+
+def measure(job: ProxyJob, key: str, image_size: int) -> dict[str, Any]:
+    """What a trial comes to; `ap` is None where the loss was not finite.
+
+    image_size: that its cost is counted at.
+    """
+    evaluator, architecture = _evaluator(job), Architecture.from_key(key)
+    fitter, end = evaluator.fitter, job.settings.fit.steps
+    cost = asdict(architecture_cost(architecture, image_size=image_size))
+    stops = [end * ninths // 9 for ninths in NINTHS]
+    rungs = []
+    shown = evaluator.fit_through(architecture, stops=(*stops, end))
+    try:
+        for steps in stops:
+            report = fitter.judge(next(shown), images=job.settings.rung_images)
+            rungs.append({"steps": steps, **_scores(report)})
+        last = fitter.judge(next(shown))
+    except NotFiniteError:
+        return {"key": key, **cost, "ap": None, "promise": None, "rungs": rungs}
+    return {"key": key, **cost, "ap": last.ap, "promise": last.promise, "rungs": rungs}
+
+
+def _scores(report: PrecisionReport) -> dict[str, dict[str, float]]:
+    """What a rung may compare, with the upper end of its noise."""
+    found = {
+        "smooth_ap": (report.smooth_ap, report.smooth_interval),
+        "promise": (report.promise, report.promise_interval),
+    }
+    return {name: {"score": score, "ceiling": ends[1]} for name, (score, ends) in found.items()}
+
+
+def record(
+    workspace: Workspace, *, folder: Path, trials: int | None = None, progress: Progress = silent
+) -> dict[str, Any]:
+    """The result as plain values. folder: where rows are kept. trials: the first so many.
+
+    Raises:
+        UserError: there is no such study, or its shards or supernet are gone.
+    """
+    study = load_study(workspace.study, workspace.storage_url)
+    settings = study.user_attrs[SETTINGS]
+    job = job_of(workspace, settings)
+    keys = [trial.user_attrs["key"] for trial in study.trials if "key" in trial.user_attrs]
+    shards, size = open_shards(job.shards), settings["limits"]["image_size"]
+    home = folder / workspace.study
+    rows = kept_rows(
+        {home / f"{key}.json": partial(measure, job, key, size) for key in keys[:trials]},
+        unit="trials",
+        progress=progress,
+    )
+    return {
+        **record_header(seed=job.seed, data_hash=shards.hash),
+        "study": workspace.study,
+        "data": shards.manifest["source"],
+        "fit": asdict(job.settings.fit),
+        "lowered": cost_name(study),
+        "raised": score_name(study),
+        "rows": [row for row in rows if row["ap"] is not None],
+        "not_finite": [row["key"] for row in rows if row["ap"] is None],
+    }
+
+
+def main() -> None:
+    """Record and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--trials", type=int, help="the first so many (all)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/trials"))
+    parser.add_argument("--write", type=Path, required=True)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with shown_progress() as progress:
+        result = record(
+            Workspace(options.runs, options.study),
+            folder=options.folder,
+            trials=options.trials,
+            progress=progress,
+        )
+    write_json(options.write, result)
+    print(f"{options.write}: {len(result['rows'])} trials")
+    print(f"next: python -m benchmarks.early_stopping --table {options.write}")
+
+
+if __name__ == "__main__":
+    main()
