@@ -2,44 +2,91 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--write docs/results/early_stopping.json]
+    [--by smooth_ap] [--ninths 1 3] [--dominators 3] [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
-the table's fits start from weights of their own. Measured are the share of steps that are not made
-and the hypervolume, log MACs against AP, that is lost with the trials that were stopped.
+the fits of the table of `benchmarks.record_table` start from weights of their own. That of
+`benchmarks.record_trials` has the trials of a search, which come in their own order too; it can
+have rungs by the promise (--by), at other ninths of the steps, and with other numbers of trials
+that must be better. Measured are the share of steps that are not made and the hypervolume, log MACs
+against the score that is raised, that is lost with the trials that were stopped.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.errors import UserError
 from data.files import write_json
 from nas.pareto import hypervolume
 from nas.records import record_header
-from nas.stop_rule import EXEMPT_SHARE, Peer, StopRule
+from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_DIVISORS, Peer, StopRule
 from studies.main_job import LOOKAHEAD
+from studies.settings import AVERAGE_PRECISION, PROMISE
+
+SMOOTH_AP = "smooth_ap"
+RUNG_NINTHS = tuple(9 // divisor for divisor in RUNG_DIVISORS)
+"""Where a search has its rungs, in ninths of a fit's steps."""
 
 
-def replay(rows: Sequence[dict[str, Any]], *, steps: int, seed: int) -> dict[str, float]:
+def judged_rows(
+    table: Mapping[str, Any], *, by: str = SMOOTH_AP, ninths: Sequence[int] = RUNG_NINTHS
+) -> list[dict[str, Any]]:
+    """The rows of a table with the `macs`, the `score` that trials raise, and of each rung the
+    `steps`, the `score` and, with its noise, the `ceiling`.
+
+    Raises:
+        UserError: the table has no such rungs.
+    """
+    steps = [table["fit"]["steps"] * n // 9 for n in ninths]
+    raised = table.get("raised", AVERAGE_PRECISION)
+    rows = []
+    for row in table["rows"]:
+        rungs = {rung["steps"]: _judged(rung, by) for rung in row["rungs"]}
+        if not set(steps) <= rungs.keys():
+            raise UserError(f"the table has rungs at {[*rungs]} steps, not at all of {steps}")
+        rows.append(
+            {"macs": row["macs"], "score": row[raised], "rungs": [rungs[step] for step in steps]}
+        )
+    return rows
+
+
+def _judged(rung: Mapping[str, Any], by: str) -> dict[str, Any]:
+    if by in rung:
+        return {"steps": rung["steps"], **rung[by]}
+    if by == SMOOTH_AP:  # the only one that a table of architectures has
+        return {name: rung[name] for name in ("steps", "score", "ceiling")}
+    raise UserError(f"the table has no {by} at its rungs")
+
+
+def replay(
+    rows: Sequence[dict[str, Any]],
+    order: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    dominators: int = DOMINATORS,
+) -> dict[str, float]:
     """One order of the trials: shares of the steps saved, of trials stopped, of hypervolume lost.
 
-    rows: of the table. steps: of a whole fit.
+    rows: `judged_rows`. steps: of a whole fit. seed: of the trials that go on in any case.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, 1])
     peers: list[Peer] = []
     done: list[int] = []
     kept: list[dict[str, Any]] = []
-    for number, index in enumerate(generator.permutation(len(rows))):
+    for number, index in enumerate(order):
         row = rows[index]
         rule = StopRule(
             cost=row["macs"],
             peers=tuple(peers[: max(0, number - LOOKAHEAD + 1)]),
             is_exempt=bool(generator.random() < EXEMPT_SHARE),
+            dominators=dominators,
         )
         reached = _reached(row, rule)
         peers.append(Peer(row["macs"], tuple(rung["score"] for rung in row["rungs"][:reached])))
@@ -54,6 +101,12 @@ def replay(rows: Sequence[dict[str, Any]], *, steps: int, seed: int) -> dict[str
     }
 
 
+def drawn_order(trials: int, seed: int) -> list[int]:
+    """A random order of so many trials."""
+    order: list[int] = np.random.default_rng(seed).permutation(trials).tolist()
+    return order
+
+
 def _reached(row: dict[str, Any], rule: StopRule) -> int:
     """How many rungs a trial has been judged at when it ends; one more for a whole fit."""
     for rung, judged in enumerate(row["rungs"]):
@@ -64,7 +117,9 @@ def _reached(row: dict[str, Any], rule: StopRule) -> int:
 
 def _area(rows: Sequence[dict[str, Any]], every: Sequence[dict[str, Any]]) -> float:
     highest = math.log(max(row["macs"] for row in every))
-    return hypervolume([(math.log(row["macs"]), row["ap"]) for row in rows], reference=(highest, 0))
+    return hypervolume(
+        [(math.log(row["macs"]), row["score"]) for row in rows], reference=(highest, 0)
+    )
 
 
 def summarise(found: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -84,19 +139,32 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=Path("benchmarks/search_table.json"))
     parser.add_argument("--orders", type=int, default=200, help="(200)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
+    parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
+    parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(1 3)")
+    parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
     table = json.loads(options.table.read_text(encoding="utf-8"))
-    rows, steps = table["rows"], table["fit"]["steps"]
-    found = [replay(rows, steps=steps, seed=options.seed + i) for i in range(options.orders)]
+    rows = judged_rows(table, by=options.by, ninths=options.ninths)
+    rule = {"steps": table["fit"]["steps"], "dominators": options.dominators}
+    seeds = range(options.seed, options.seed + options.orders)
+    found = {
+        "random_order": [
+            replay(rows, drawn_order(len(rows), seed), seed=seed, **rule) for seed in seeds
+        ],
+        "own_order": [replay(rows, range(len(rows)), seed=seed, **rule) for seed in seeds],
+    }
     result = {
         **record_header(seed=options.seed, data_hash=table["data_hash"]),
         "table": {name: table[name] for name in ("commit", "date", "data", "fit")},
+        "by": options.by,
+        "ninths": list(options.ninths),
+        "dominators": options.dominators,
         "trials": len(rows),
         "orders": options.orders,
-        **summarise(found),
+        **{name: summarise(of) for name, of in found.items()},
     }
-    print(json.dumps({name: result[name] for name in found[0]}, indent=2))
+    print(json.dumps({name: result[name] for name in found}, indent=2))
     if options.write is not None:
         write_json(options.write, result)
 

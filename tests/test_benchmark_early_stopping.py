@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.early_stopping import replay, summarise
+from benchmarks.early_stopping import drawn_order, judged_rows, replay, summarise
+from data.errors import UserError
 
 
 def row(macs: int, ap: float) -> dict[str, Any]:
@@ -12,18 +13,22 @@ def row(macs: int, ap: float) -> dict[str, Any]:
         {"steps": steps, "score": ap * part, "ceiling": ap * part * 1.05}
         for steps, part in ((10, 0.2), (30, 0.5))
     ]
-    return {"macs": macs, "ap": ap, "rungs": rungs}
+    return {"macs": macs, "score": ap, "rungs": rungs}
+
+
+def replayed(rows: list[dict[str, Any]], seed: int, **rule: int) -> dict[str, float]:
+    return replay(rows, drawn_order(len(rows), seed), steps=90, seed=seed, **rule)
 
 
 def test_where_more_macs_buy_precision_nothing_is_stopped() -> None:
     rows = [row(100 + i, 0.1 + 0.01 * i) for i in range(40)]
-    assert replay(rows, steps=90, seed=0) == {"saved": 0, "stopped": 0, "hypervolume_lost": 0}
+    assert replayed(rows, 0) == {"saved": 0, "stopped": 0, "hypervolume_lost": 0}
 
 
 def test_hopeless_trials_end_at_the_first_rung_and_cost_nothing() -> None:
     good = [row(100 + i, 0.5 + 0.01 * i) for i in range(20)]
     bad = [row(200 + i, 0.1) for i in range(80)]
-    found = replay(good + bad, steps=90, seed=1)
+    found = replayed(good + bad, 1)
     assert 0.5 < found["stopped"] < 0.8  # those that come first have no peers, and some are exempt
     assert found["saved"] == pytest.approx(found["stopped"] * 80 / 90)
     assert found["hypervolume_lost"] == 0
@@ -31,10 +36,48 @@ def test_hopeless_trials_end_at_the_first_rung_and_cost_nothing() -> None:
 
 def test_a_trial_that_starts_slowly_is_lost() -> None:
     good = [row(100 + i, 0.5) for i in range(50)]
-    late = {**row(125, 0.0), "ap": 0.9}
-    losses = [replay([*good, late], steps=90, seed=seed)["hypervolume_lost"] for seed in range(40)]
+    late = {**row(125, 0.0), "score": 0.9}
+    losses = [replayed([*good, late], seed)["hypervolume_lost"] for seed in range(40)]
     assert min(losses) == 0
     assert 0.01 < max(losses) < 0.9
+
+
+def test_trials_come_in_the_given_order() -> None:
+    good = [row(100 + i, 0.5) for i in range(20)]
+    bad = [row(200 + i, 0.1) for i in range(20)]
+    first, last = (replay(rows, range(40), steps=90, seed=0) for rows in (bad + good, good + bad))
+    assert first["stopped"] == 0
+    assert last["stopped"] > 0.4
+
+
+def test_fewer_better_trials_end_one_sooner() -> None:
+    rows = [row(100 + i % 10, 0.1 + 0.01 * (i % 17)) for i in range(80)]
+    saved = [replayed(rows, 0, dominators=dominators)["saved"] for dominators in (2, 3, 8)]
+    assert saved[0] > saved[1] > saved[2]
+
+
+def rung(steps: int, **scores: float) -> dict[str, Any]:
+    noisy = {name: {"score": score, "ceiling": 2 * score} for name, score in scores.items()}
+    return {"steps": steps, **noisy}
+
+
+def test_a_table_is_read_by_one_of_its_scores_at_some_of_its_rungs() -> None:
+    rungs = [rung(10, smooth_ap=0.1, promise=0.2), rung(20, smooth_ap=0.3, promise=0.4)]
+    row = {"macs": 7, "ap": 0.5, "promise": 0.6, "rungs": rungs}
+    table = {"fit": {"steps": 90}, "raised": "promise", "rows": [row]}
+    assert judged_rows(table, by="promise", ninths=(2,)) == [
+        {"macs": 7, "score": 0.6, "rungs": [{"steps": 20, "score": 0.4, "ceiling": 0.8}]}
+    ]
+    with pytest.raises(UserError, match=r"rungs at \[10, 20\] steps, not at all of \[10, 30\]"):
+        judged_rows(table)
+
+
+def test_a_table_of_architectures_has_smooth_ap_alone() -> None:
+    rungs = [{"steps": steps, "score": 0.1, "ceiling": 0.2} for steps in (10, 30)]
+    table = {"fit": {"steps": 90}, "rows": [{"macs": 7, "ap": 0.5, "rungs": rungs}]}
+    assert judged_rows(table) == [{"macs": 7, "score": 0.5, "rungs": rungs}]
+    with pytest.raises(UserError, match="no promise at its rungs"):
+        judged_rows(table, by="promise")
 
 
 def test_the_summary_is_of_all_orders() -> None:

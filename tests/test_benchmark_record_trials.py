@@ -1,0 +1,92 @@
+"""The trials of a study, fitted to their end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import record_trials
+from benchmarks.early_stopping import judged_rows
+from benchmarks.record_trials import NINTHS, job_of, record
+from nas.proxy import ProxyEvaluator
+from nas.stop_rule import RUNG_DIVISORS, RUNG_SCORES
+from nas.teachers import WEIGHTS
+from nas.weights import save_detector
+from studies.executors import InProcess, Workers
+from studies.schedule import TEACHING, schedule_for
+from studies.search import run_search
+from studies.settings import JSON, PROMISE
+from studies.storage import load_study
+from studies.workspace import Workspace
+from tests.studies.toy import toy_search, toy_settings
+from tests.tiny_training import FIT, diverge, tiny_network, tiny_shards
+
+TRIALS = 3
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A study whose trials were fitted and judged at rungs, from weights of their own, taught."""
+    workspace = Workspace(tmp_path_factory.mktemp("runs"), "toy")
+    shards, _ = tiny_shards(workspace.shards)
+    save_detector(workspace.teacher("tiny") / WEIGHTS, tiny_network(), {})
+    schedule = schedule_for(10, cuda=False)
+    proxy = replace(
+        schedule.proxy,
+        fit=replace(FIT, steps=9),
+        inherit=False,
+        teaching=TEACHING,
+        early_stopping=True,
+        recalibration_images=4,
+        held_out_images=6,
+        rung_images=3,
+    )
+    schedule = replace(schedule, proxy=proxy)
+    stages: dict[str, JSON] = {
+        "schedule": schedule.to_json(),
+        "supernet": None,
+        "teacher": "tiny",
+    }
+    settings = replace(toy_settings(), data=shards.hash, stages=stages, raised=PROMISE)
+    search = toy_search(workspace.folder, settings, name=workspace.study)
+    evaluator = ProxyEvaluator(job_of(workspace, settings.to_json()))
+    run_search(search, Workers(InProcess, evaluator), budget=TRIALS)
+    return workspace
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        record_trials, "kept_rows", lambda rows, **_: [row() for row in rows.values()]
+    )
+    record_trials._evaluator.cache_clear()
+
+
+def test_what_a_trial_comes_to_is_what_its_search_says(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    table = record(workspace, folder=tmp_path)
+    trials = load_study(workspace.study, workspace.storage_url).trials
+    assert len(table["rows"]) == TRIALS
+    at_rungs = [NINTHS.index(9 // divisor) for divisor in RUNG_DIVISORS]
+    for row, trial in zip(table["rows"], trials, strict=True):
+        found = [row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
+        reached = trial.user_attrs[RUNG_SCORES]
+        assert found[: len(reached)] == reached
+        if trial.values is not None:
+            assert (row["promise"], row["ap"]) == (trial.values[0], trial.user_attrs["ap"])
+    assert [rung["steps"] for rung in table["rows"][0]["rungs"]] == list(NINTHS)
+    assert (table["raised"], table["lowered"]) == ("promise", "macs")
+    judged = judged_rows(table, by="promise", ninths=(1, 6))
+    assert [rung["steps"] for rung in judged[0]["rungs"]] == [1, 6]
+    assert judged[0]["rungs"][0] == {"steps": 1, **table["rows"][0]["rungs"][0]["promise"]}
+
+
+def test_fits_that_diverge_are_named_and_left_out(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge(monkeypatch, "nas.fitting")
+    table = record(workspace, folder=tmp_path, trials=2)
+    trials = load_study(workspace.study, workspace.storage_url).trials
+    assert table["rows"] == []
+    assert table["not_finite"] == [trial.user_attrs["key"] for trial in trials[:2]]
