@@ -67,14 +67,14 @@ def _judged(rung: Mapping[str, Any], by: str) -> dict[str, Any]:
 def replay(
     rows: Sequence[dict[str, Any]],
     order: Sequence[int],
+    seed: int,
     *,
     steps: int,
-    seed: int,
     dominators: int = DOMINATORS,
 ) -> dict[str, float]:
     """One order of the trials: shares of the steps saved, of trials stopped, of hypervolume lost.
 
-    rows: `judged_rows`. steps: of a whole fit. seed: of the trials that go on in any case.
+    rows: `judged_rows`. seed: of the trials that go on in any case. steps: of a whole fit.
     """
     generator = np.random.default_rng([seed, 1])
     peers: list[Peer] = []
@@ -148,11 +148,13 @@ def main() -> None:
     rows = judged_rows(table, by=options.by, ninths=options.ninths)
     rule = {"steps": table["fit"]["steps"], "dominators": options.dominators}
     seeds = range(options.seed, options.seed + options.orders)
+    orders = {
+        "random_order": [drawn_order(len(rows), seed) for seed in seeds],
+        "own_order": [range(len(rows)) for _ in seeds],
+    }
     found = {
-        "random_order": [
-            replay(rows, drawn_order(len(rows), seed), seed=seed, **rule) for seed in seeds
-        ],
-        "own_order": [replay(rows, range(len(rows)), seed=seed, **rule) for seed in seeds],
+        name: [replay(rows, *one, **rule) for one in zip(of, seeds, strict=True)]
+        for name, of in orders.items()
     }
     result = {
         **record_header(seed=options.seed, data_hash=table["data_hash"]),

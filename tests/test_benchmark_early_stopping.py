@@ -17,7 +17,7 @@ def row(macs: int, ap: float) -> dict[str, Any]:
 
 
 def replayed(rows: list[dict[str, Any]], seed: int, **rule: int) -> dict[str, float]:
-    return replay(rows, drawn_order(len(rows), seed), steps=90, seed=seed, **rule)
+    return replay(rows, drawn_order(len(rows), seed), seed, steps=90, **rule)
 
 
 def test_where_more_macs_buy_precision_nothing_is_stopped() -> None:
@@ -45,7 +45,7 @@ def test_a_trial_that_starts_slowly_is_lost() -> None:
 def test_trials_come_in_the_given_order() -> None:
     good = [row(100 + i, 0.5) for i in range(20)]
     bad = [row(200 + i, 0.1) for i in range(20)]
-    first, last = (replay(rows, range(40), steps=90, seed=0) for rows in (bad + good, good + bad))
+    first, last = (replay(rows, range(40), 0, steps=90) for rows in (bad + good, good + bad))
     assert first["stopped"] == 0
     assert last["stopped"] > 0.4
 
