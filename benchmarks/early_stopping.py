@@ -148,7 +148,7 @@ def main() -> None:
     rows = judged_rows(table, by=options.by, ninths=options.ninths)
     rule = {"steps": table["fit"]["steps"], "dominators": options.dominators}
     seeds = range(options.seed, options.seed + options.orders)
-    orders = {
+    orders: dict[str, list[Sequence[int]]] = {
         "random_order": [drawn_order(len(rows), seed) for seed in seeds],
         "own_order": [range(len(rows)) for _ in seeds],
     }
