@@ -177,14 +177,17 @@ def _shards(folder: Path) -> ShardSet:
     return open_shards(folder)
 
 
+def _settings(plan: Plan) -> ProxySettings:
+    return ProxySettings(FitSettings(1, batch_size=plan.batch_size), teaching=TEACHING)
+
+
 @cache
 def _fitter(plan: Plan, fit_seed: int, teacher: Path | None = None) -> CandidateFitter:
     torch.set_num_threads(1)
     keep_freed_memory()
-    settings = ProxySettings(FitSettings(1, batch_size=plan.batch_size), teaching=TEACHING)
     return CandidateFitter(
         _shards(plan.shards),
-        settings,
+        _settings(plan),
         seed=plan.seed,
         device=CPU,
         fit_seed=fit_seed,
@@ -203,13 +206,17 @@ def _supernet(path: Path) -> Supernet:
 
 
 def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
-    """Scores after a fit, None where it diverged, and the seconds of fit and judgement."""
+    """Scores after a fit, None where it diverged, and the seconds of fit and judgement.
+
+    `statistics`: of how many crops batch norms had theirs in that.
+    """
     teacher = plan.teacher if fit.is_taught else None
     fitter, architecture = _fitter(plan, fit.seed, teacher), Architecture.from_key(key)
     supernet = _supernet(plan.supernet) if fit.inherits else None
     start = perf_counter()
     network = fitter.start(architecture, supernet)
-    row: dict[str, Any] = {"key": key, **asdict(fit), "scores": None}
+    statistics = fitter.settings.recalibration_images
+    row: dict[str, Any] = {"key": key, **asdict(fit), "statistics": statistics, "scores": None}
     try:
         if fit.steps:
             size = fitter.train.image_size
@@ -430,7 +437,8 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     if fit is None:
         return f"untrained-{plan.seed}-{data_hash[:12]}"
     supernet = plan.supernet.stem if fit.inherits else None
-    facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet)
+    judged = _settings(plan).recalibration_images
+    facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet, judged)
     if fit.is_taught:
         facts += (_name(plan.teacher), asdict(TEACHING))
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.loader import BatchSource, ShardLoader
@@ -55,15 +56,14 @@ class ProxySettings:
     network beside the annotation; None: not at all. recalibration_images: for the batch-norm
     statistics after it. held_out_share: of the shards' source images, kept for the judgement.
     held_out_images: most crops used for it. early_stopping: whether a fit is judged at rungs
-    and may end there. rung_images: most crops used for the judgement at a rung, and for the
-    statistics before it.
+    and may end there. rung_images: most crops used for the judgement at a rung.
     """
 
     fit: FitSettings
     loss: LossSettings = SHORT_FIT
     inherit: bool = True
     teaching: DistillationSettings | None = None
-    recalibration_images: int = 48
+    recalibration_images: int = 128
     held_out_share: float = 0.2
     held_out_images: int = 256
     early_stopping: bool = False
@@ -108,12 +108,15 @@ class CandidateFitter:
     def judge(self, network: Detector, *, images: int | None = None) -> PrecisionReport:
         """Average precision on the held-out crops, with statistics of the network's own.
 
-        images: most crops to judge by and to take statistics from; None for all.
+        images: most crops to judge by, and half as many to take statistics from, evenly out of
+        all (neighbours are of one event); None for all.
         """
-        recalibrate(network, self._recalibration[:images], device=self.device)
-        found = detect_images(network, self.held_out.images[:images], device=self.device)
-        faces = [self.held_out.faces(i) for i in range(len(found))]
-        return evaluate_detections(found, faces, seed=self._seed)
+        crops, own = len(self.held_out), len(self._recalibration)
+        which = _evenly(crops, crops if images is None else images)
+        statistics = _evenly(own, own if images is None else images // 2)
+        recalibrate(network, self._recalibration[statistics], device=self.device)
+        found = detect_images(network, self.held_out.images[which], device=self.device)
+        return evaluate_detections(found, [self.held_out.faces(i) for i in which], seed=self._seed)
 
     def held_out_loss(self, network: Detector, *, batch_size: int = 16) -> float:
         """Mean detection loss on the held-out crops, unchanged; the network is left in eval mode.
@@ -163,6 +166,13 @@ class CandidateFitter:
             return self.inherit(supernet, architecture)
         with seeded(self._fit_seed):
             return to_channels_last(build(architecture).to(self.device))
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """At most so many of the positions 0 to length - 1, at least one, at equal distances."""
+    positions = np.linspace(0, length - 1, max(1, min(count, length)))
+    whole: list[int] = positions.round().astype(int).tolist()
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.shards import open_shards
@@ -24,7 +26,9 @@ from nas.stop_rule import (
 )
 from nas.teachers import WEIGHTS, Teacher, open_teacher
 from nas.weights import save_detector, save_weights
+from objectives.average_precision import Detections
 from search_spaces.architecture import Architecture
+from search_spaces.network import Detector
 from search_spaces.space import SPACE
 from search_spaces.supernet import Supernet
 from tests.objectives.made_up_table import made_up_table
@@ -173,6 +177,25 @@ def test_a_fit_that_diverges_fails_its_trial_and_not_the_search(
     scores = evaluator(SMALLEST, 0, NEVER)
     assert math.isnan(scores["ap"])
     assert math.isnan(scores["promise"])
+
+
+def test_a_judgement_by_fewer_crops_takes_them_evenly_out_of_all(
+    fitter: CandidateFitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbours are of one event, and the first ones of the first events alone."""
+    seen: list[NDArray[np.uint8]] = []
+
+    def detect(_network: Detector, images: NDArray[np.uint8], **_: object) -> list[Detections]:
+        seen.append(images)
+        return [Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(images)
+
+    monkeypatch.setattr("nas.proxy.detect_images", detect)
+    network, every = fitter.start(SMALLEST), fitter.held_out.images
+    for images in (None, 3, 1, 99):
+        fitter.judge(network, images=images)
+    assert len(every) == 5
+    expected = (every, every[[0, 2, 4]], every[:1], every)
+    assert all(np.array_equal(one, other) for one, other in zip(seen, expected, strict=True))
 
 
 def test_a_candidate_inherits_a_copy(fitter: CandidateFitter) -> None:
