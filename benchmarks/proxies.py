@@ -44,7 +44,7 @@ from data.progress import Progress
 from data.quantities import parse_quantity
 from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
-from nas.fidelity import ZERO_COST_IMAGES, expected_aps, kendall_tau, tau_b
+from nas.fidelity import ALONE_STATISTICS, ZERO_COST_IMAGES, expected_aps, kendall_tau, tau_b
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
 from nas.proxy import CandidateFitter, ProxySettings, report_scores, teacher_of_trials
 from nas.records import record_header
@@ -80,6 +80,7 @@ differs by is the loss's. Chosen on the very networks that it is measured on."""
 
 CPU = torch.device("cpu")
 REPEATS = 3
+TRIAL_STATISTICS = ProxySettings(FitSettings(1)).recalibration_images
 
 Start = Literal["own", "supernet", "own, taught", "supernet, taught"]
 UNTAUGHT: tuple[Start, ...] = ("own", "supernet")
@@ -177,17 +178,30 @@ def _shards(folder: Path) -> ShardSet:
     return open_shards(folder)
 
 
-def _settings(plan: Plan) -> ProxySettings:
-    return ProxySettings(FitSettings(1, batch_size=plan.batch_size), teaching=TEACHING)
+def _fitter_of(plan: Plan, fit: Fit) -> CandidateFitter:
+    teacher = plan.teacher if fit.is_taught else None
+    return _fitter(plan, fit.seed, _statistics(plan, fit), teacher)
+
+
+def _statistics(plan: Plan, fit: Fit) -> int:
+    """Crops that batch norms have theirs from: as in a search's trials and fits alone."""
+    return ALONE_STATISTICS if fit in plan.alone_fits else TRIAL_STATISTICS
 
 
 @cache
-def _fitter(plan: Plan, fit_seed: int, teacher: Path | None = None) -> CandidateFitter:
+def _fitter(
+    plan: Plan, fit_seed: int, statistics: int = TRIAL_STATISTICS, teacher: Path | None = None
+) -> CandidateFitter:
     torch.set_num_threads(1)
     keep_freed_memory()
+    settings = ProxySettings(
+        FitSettings(1, batch_size=plan.batch_size),
+        teaching=TEACHING,
+        recalibration_images=statistics,
+    )
     return CandidateFitter(
         _shards(plan.shards),
-        _settings(plan),
+        settings,
         seed=plan.seed,
         device=CPU,
         fit_seed=fit_seed,
@@ -210,8 +224,7 @@ def measure_fit(plan: Plan, key: str, fit: Fit) -> dict[str, Any]:
 
     `statistics`: of how many crops batch norms had theirs in that.
     """
-    teacher = plan.teacher if fit.is_taught else None
-    fitter, architecture = _fitter(plan, fit.seed, teacher), Architecture.from_key(key)
+    fitter, architecture = _fitter_of(plan, fit), Architecture.from_key(key)
     supernet = _supernet(plan.supernet) if fit.inherits else None
     start = perf_counter()
     network = fitter.start(architecture, supernet)
@@ -437,7 +450,7 @@ def _place(plan: Plan, data_hash: str, fit: Fit | None) -> str:
     if fit is None:
         return f"untrained-{plan.seed}-{data_hash[:12]}"
     supernet = plan.supernet.stem if fit.inherits else None
-    judged = _settings(plan).recalibration_images
+    judged = _statistics(plan, fit)
     facts: tuple[Any, ...] = (data_hash, plan.seed, plan.batch_size, asdict(fit), supernet, judged)
     if fit.is_taught:
         facts += (_name(plan.teacher), asdict(TEACHING))

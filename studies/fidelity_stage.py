@@ -17,6 +17,7 @@ from data.quantities import show_quantity
 from data.shards import MANIFEST, open_shards
 from nas.device import choose_device
 from nas.fidelity import (
+    ALONE_STATISTICS,
     LONGER,
     TRUSTED_TAU,
     StandAloneJob,
@@ -74,9 +75,10 @@ class FidelityPlan:
     def fits(self, settings: FitSettings) -> AloneFits:
         """Fits alone with these settings, from other first weights than the trials had."""
         proxy = self.proxy
+        statistics = max(ALONE_STATISTICS, proxy.settings.recalibration_images)
         job = StandAloneJob(
             shards=proxy.shards,
-            proxy=proxy.settings,
+            proxy=replace(proxy.settings, recalibration_images=statistics),
             fit=settings,
             seed=self.seed,
             fit_seed=self.seed + proxy.seed + 1,
