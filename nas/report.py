@@ -29,7 +29,7 @@ UNITS = {
     "seconds": "s",
 }
 FACTORS = {"macs": 1e-6, "params": 1e-3, "peak_bytes": 1e-6, "file_bytes": 1e-3}
-HIDDEN_COLUMNS = ("genotype",)
+HIDDEN_COLUMNS = ("genotype", "onnx")
 
 
 @dataclass(frozen=True, slots=True)

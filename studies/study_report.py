@@ -71,7 +71,7 @@ def write_study_report(
         stages=list(_json(workspace.file("timings.json")).items()),
         fidelity=_fidelity(_json(workspace.file("fidelity.json"))),
         early_stopping=None if stopping is None else stopping.line,
-        settings=settings,
+        settings={**settings, "starts": len(settings.get("starts", ()))},
         audit={
             name: audit[name] for name in ("samples", "share", "broken", "shrink") if name in audit
         },

@@ -9,6 +9,7 @@ from data.errors import UserError
 from nas.stop_rule import StopRule
 from objectives.latency_table import TableError
 from search_spaces.architecture import Architecture
+from search_spaces.space import SPACE
 from studies.executors import InProcess, Workers, local_workers
 from studies.front import read_front
 from studies.search import run_search
@@ -125,3 +126,12 @@ def test_a_study_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study 'nothing'"):
         write_study_report(workspace, workspace.storage_url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_networks_are_counted_among_the_settings(tmp_path: Path) -> None:
+    """By their keys they would fill the page."""
+    workspace = Workspace(tmp_path, "toy")
+    settings = replace(toy_settings(), starts=(SPACE.corner(largest=False).key,))
+    with local_workers(make_toy, processes=1) as workers:
+        run_search(toy_search(workspace.folder, settings), workers, budget=2)
+    assert "<dt>starts</dt><dd>1</dd>" in report_of(workspace)
