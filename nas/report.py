@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 
 PAGE = Path(__file__).with_name("report_page.html")
 SCORE_TITLES = {"ap": "AP"}
+"""Names of scores that are not their own titles."""
 COST_TITLES = {"macs": "MACs", "latency_ms": "latency, ms", "params": "parameters"}
 UNITS = {
     "macs": "M MAC",
@@ -38,7 +39,8 @@ class ReportData:
 
     trials: one row a finished trial: `trial`, `ap`, the cost and, where known, `key`, `params`,
         `macs`, `peak_bytes`.
-    front: rows of front.json; cost: the column that was lowered, such as "macs".
+    front: rows of front.json; cost: the column that was lowered, such as "macs", and raised the
+        one of the trials that was raised.
     hypervolume: `measured`, the share of the `box` that was reached by each trial number on. Then
         either `why_not`, why there is no random search beside it, or `run` and `random`, each
         with `mean`, `low` and `high` by trial number, the `compared` trials, the number of random
@@ -57,6 +59,7 @@ class ReportData:
     trials: Sequence[Row]
     front: Sequence[Row]
     cost: str = "macs"
+    raised: str = "ap"
     hypervolume: Mapping[str, Any] = field(default_factory=dict)
     retrained: Sequence[Row] = ()
     benchmark: Sequence[Row] = ()
@@ -74,16 +77,21 @@ def write_report(path: Path, data: ReportData) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        ValueError: a trial or a row of the front lacks its number, precision or cost.
+        ValueError: a trial or a row of the front lacks its number, precision, cost or score.
     """
-    for kind, rows in (("trial", data.trials), ("front row", data.front)):
+    needed = ("trial", "ap", data.cost)
+    for kind, rows, names in (
+        ("trial", data.trials, (*needed, data.raised)),
+        ("front row", data.front, needed),
+    ):
         for row in rows:
-            if missing := [name for name in ("trial", "ap", data.cost) if name not in row]:
+            if missing := [name for name in names if name not in row]:
                 raise ValueError(f"every {kind} must have {', '.join(missing)}, got {dict(row)}")
     parts = {
         "study": html.escape(data.study),
         "subtitle": html.escape(_subtitle(data)),
         "headline": _headline(data),
+        "raised": html.escape(_score_title(data.raised)),
         "hypervolume": _hypervolume(data.hypervolume),
         "front": _sentence(data.finals) + _table(data.front, "No trial has finished yet."),
         "retrained": _table(data.retrained, "No network was retrained."),
@@ -142,11 +150,15 @@ def _headline(data: ReportData) -> str:
     )
 
 
-def _history(data: ReportData) -> dict[str, list[Any]]:
-    """Trial numbers with the best precision reached by then."""
+def _history(data: ReportData) -> dict[str, Any]:
+    """Trial numbers with the best score reached by then."""
     trials = sorted(data.trials, key=lambda row: row["trial"])
-    best = list(accumulate((float(row["ap"]) for row in trials), max))
-    return {"trial": [row["trial"] for row in trials], "best": best}
+    best = list(accumulate((float(row[data.raised]) for row in trials), max))
+    return {
+        "trial": [row["trial"] for row in trials],
+        "best": best,
+        "title": _score_title(data.raised),
+    }
 
 
 def _hypervolume_card(found: Row) -> tuple[str, str, str]:
@@ -179,7 +191,10 @@ def _hypervolume(found: Row) -> str:
 
 def _score(hypervolume: Row) -> str:
     """What trials raise, for people."""
-    name: str = hypervolume["box"]["raised"]
+    return _score_title(hypervolume["box"]["raised"])
+
+
+def _score_title(name: str) -> str:
     return SCORE_TITLES.get(name, name)
 
 

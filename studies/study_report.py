@@ -8,7 +8,7 @@ from data.progress import Progress, silent
 from nas.report import ReportData, write_report
 from objectives.latency_table import load_latency_table
 from studies.early_stopping import stopping_report
-from studies.front import cost_name, finals_of, front_rows, trials_have_a_say
+from studies.front import cost_name, finals_of, front_rows, score_name, trials_have_a_say
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
 from studies.settings import name_of_score
@@ -59,6 +59,7 @@ def write_study_report(
         front=front,
         finals=_finals_line(finals_of(workspace, rows)),
         cost=cost,
+        raised=score_name(study),
         hypervolume=hypervolume,
         retrained=retrained,
         benchmark=[

@@ -11,7 +11,7 @@ import pytest
 
 from nas.report import ReportData, write_report
 
-TRIALS = [
+TRIALS: list[dict[str, Any]] = [
     {"trial": 0, "ap": 0.2, "macs": 100_000_000, "params": 50_000, "key": "small"},
     {"trial": 2, "ap": 0.1, "macs": 400_000_000, "params": 90_000, "key": "bad"},
     {"trial": 1, "ap": 0.5, "macs": 300_000_000, "params": 80_000, "key": "</script><b>big"},
@@ -112,6 +112,17 @@ def test_history_is_in_trial_order_and_never_falls(full: tuple[str, dict[str, An
     history = full[1]["history"]
     assert history["trial"] == [0, 1, 2]
     assert history["best"] == [0.2, 0.5, 0.5]
+    assert history["title"] == "AP"
+    assert "<h2>Best AP so far</h2>" in full[0]
+
+
+def test_the_history_is_of_the_score_that_trials_raise(tmp_path: Path) -> None:
+    trials = [row | {"promise": 0.9 - row["ap"]} for row in TRIALS]
+    page, figures = page_of(replace(FULL, trials=trials, raised="promise"), tmp_path)
+    assert figures["history"]["best"] == pytest.approx([0.7, 0.7, 0.8])
+    assert "<h2>Best promise so far</h2>" in page
+    with pytest.raises(ValueError, match="every trial must have promise"):
+        write_report(tmp_path / "none.html", replace(FULL, raised="promise"))
 
 
 def test_the_hypervolume_stands_beside_randoms(full: tuple[str, dict[str, Any]]) -> None:
