@@ -3,7 +3,7 @@
 Run from the repository's root:
 python -m benchmarks.proxies SHARDS SUPERNET [--networks 16] [--draw-seed 0] [--macs 300M]
     [--steps 0 100 300] [--alone-steps 1200] [--alone-seeds 2] [--repeat-steps 200] [--batch-size 4]
-    [--teacher FOLDER] [--starts own supernet] [--known docs/results/proxies.json]
+    [--teacher FOLDER] [--starts own supernet] [--known docs/results/proxies.json ...]
     [--write docs/results/proxies.json]
 SHARDS is a folder that `prepare` or a search wrote, SUPERNET a file of runs/.cache/supernets.
 The networks are drawn among those that keep the usual limits and differ by at most 25 % in MACs, so
@@ -18,8 +18,8 @@ times, with other seeds: how far they agree, and what their mean AP says of the 
 much of a short fit's error is chance and how much is that it is short. With --teacher, a folder of
 runs/.cache/teachers, short fits are made a second time, learning from it as trials do. --starts
 leaves the other kinds of short fits out. What is measured once is kept in --folder, so a run that
-was cut goes on; --known takes the fits of an earlier record, of the same crops, for measured (its
-seconds are of its own day).
+was cut goes on; --known takes the fits of earlier records, of the same crops, for measured (their
+seconds are of their own days); of two that are alike the last one's.
 """
 
 import argparse
@@ -478,7 +478,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4, help="images a step (4)")
     parser.add_argument("--teacher", type=Path, help="a folder of runs/.cache/teachers (none)")
     parser.add_argument("--starts", nargs="+", choices=UNTAUGHT + TAUGHT, help="(all)")
-    parser.add_argument("--known", type=Path, help="an earlier record (none)")
+    parser.add_argument(
+        "--known",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="earlier records; of two fits alike the last one's (none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--folder", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
@@ -503,9 +509,9 @@ def main() -> None:
         teacher=options.teacher,
         starts=None if options.starts is None else tuple(options.starts),
     )
-    known = {}
-    if options.known is not None:
-        known = known_rows(plan, json.loads(options.known.read_text()))
+    known: dict[tuple[str, Fit], dict[str, Any]] = {}
+    for path in options.known:
+        known |= known_rows(plan, json.loads(path.read_text()))
     draw_seed = options.seed if options.draw_seed is None else options.draw_seed
     keys = [a.key for a in draw(options.networks, options.macs, seed=draw_seed)]
     with shown_progress() as progress:
