@@ -36,7 +36,7 @@ from studies.schedule import schedule_from_json
 from studies.storage import SETTINGS, load_study
 from studies.workspace import Workspace
 
-NINTHS = (1, 2, 3, 4, 6)
+NINTHS = (1, 2, 3)
 """Of a fit's steps: where it is judged, the rungs of `nas.stop_rule` among them."""
 
 
