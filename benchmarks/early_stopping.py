@@ -2,7 +2,7 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--by smooth_ap] [--ninths 1 3] [--dominators 3] [--write docs/results/early_stopping.json]
+    [--by smooth_ap] [--ninths 1 3] [--dominators 2] [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
 the fits of the table of `benchmarks.record_table` start from weights of their own. That of
