@@ -15,10 +15,10 @@ RUNG_DIVISORS = (9, 3)
 
 DOMINATORS = 2
 """So many trials must be surely better at no more cost before one is stopped. On the trials of a
-search, fitted to their end, two of them save 39 % of the steps in the search's own order and 45 % in
-random ones, and lose 0.4 and 0.5 % of the hypervolume; three save 35 and 41 % and lose 0.3 and
+search, fitted to their end, two of them save 39 % of the steps in the search's own order and 45 %
+in random ones, and lose 0.4 and 0.5 % of the hypervolume; three save 35 and 41 % and lose 0.3 and
 0.4 %. (Of random networks fitted from weights of their own, without a teacher, two save 56 % and
-lose 2.0 %, three 49 % and 1.0 %; docs/results/early_stopping_taught_2.json and the three others.)"""
+lose 2.0 %, three 49 % and 1.0 %; docs/results/README.md, What early stopping spares and loses.)"""
 
 EXEMPT_SHARE = 0.05
 """Of all trials, drawn by the seed: they go on in any case, to show what the rule loses."""
