@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.proxies import ap_of, score_of
+from benchmarks.proxies import ap_of, score_of, short_kinds
 from data.errors import UserError
 from data.files import write_json
 from nas.fidelity import tau_b
@@ -59,9 +59,8 @@ def read_sets(records: Mapping[Path, Mapping[str, Any]]) -> list[NetworkSet]:
         keys = tuple(network["key"] for network in networks)
         for fits in zip(*(network["alone"] for network in networks), strict=True):
             alone.setdefault(keys, {}).setdefault(fits[0]["seed"], [ap_of(fit) for fit in fits])
-        for fits in zip(*(network["short"] for network in networks), strict=True):
-            if fits[0]["steps"]:
-                label = f"{fits[0]['start']}, {fits[0]['steps']} steps"
+        for label, steps, fits in short_kinds(networks):
+            if steps:
                 promises = [score_of(fit, PROMISE) or 0.0 for fit in fits]
                 short.setdefault(keys, {}).setdefault(label, promises)
     lonely = [keys for keys, fits in alone.items() if len(fits) < 2]

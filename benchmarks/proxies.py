@@ -26,7 +26,7 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import combinations
@@ -438,6 +438,15 @@ def record(
             for i, key in enumerate(keys)
         ],
     }
+
+
+def short_kinds(
+    networks: Sequence[dict[str, Any]],
+) -> Iterator[tuple[str, int, tuple[dict[str, Any], ...]]]:
+    """The kinds of short fits of a record's networks: name, steps and the row of every network."""
+    for rows in zip(*(network["short"] for network in networks), strict=True):
+        start, steps = rows[0]["start"], rows[0]["steps"]
+        yield f"{start}, {steps} steps", steps, rows
 
 
 def ap_of(row: dict[str, Any]) -> float:

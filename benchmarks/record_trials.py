@@ -1,8 +1,8 @@
 """The trials of a study fitted to their end, also those that it stopped, and judged on the way.
 
 Run from the repository's root:
-python -m benchmarks.record_trials STUDY [--runs runs] [--trials 200]
-    [--write docs/results/trials.json]
+python -m benchmarks.record_trials STUDY --write docs/results/trials.json [--runs runs]
+    [--trials 200]
 Every trial is fitted as its study fits it, from the same weights, with the same teacher and images,
 and judged after NINTHS of its steps, as at a rung, and at the end: what early stopping lost in that
 search, and what another rule would have done, `benchmarks.early_stopping` finds from that. What is
@@ -10,6 +10,8 @@ measured once is kept in --folder, so a run that was cut goes on.
 """
 
 import argparse
+import hashlib
+import json
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -30,32 +32,13 @@ from objectives.average_precision import PrecisionReport
 from objectives.cost import architecture_cost
 from search_spaces.architecture import Architecture
 from studies.console import shown_progress
-from studies.fidelity_stage import find_shards
+from studies.fidelity_stage import job_of_trials
 from studies.front import cost_name, score_name
-from studies.schedule import schedule_from_json
 from studies.storage import SETTINGS, load_study
 from studies.workspace import Workspace
 
 NINTHS = (1, 2, 3)
 """Of a fit's steps: where it is judged, the rungs of `nas.stop_rule` among them."""
-
-
-def job_of(workspace: Workspace, settings: dict[str, Any]) -> ProxyJob:
-    """How a study fits and judges its trials. settings: the study's.
-
-    Raises:
-        UserError: its shards or its supernet are gone.
-    """
-    stages = settings["stages"]
-    teacher = stages.get("teacher")
-    return ProxyJob(
-        shards=find_shards(workspace, settings["data"]),
-        supernet=workspace.find_supernet(stages["supernet"], advice="search again"),
-        settings=schedule_from_json(stages["schedule"]).proxy,
-        seed=settings["seed"],
-        device="cpu",
-        teacher=None if teacher is None else workspace.teacher(teacher),
-    )
 
 
 @cache
@@ -99,17 +82,19 @@ def _scores(report: PrecisionReport) -> dict[str, dict[str, float]]:
 def record(
     workspace: Workspace, *, folder: Path, trials: int | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
-    """The result as plain values. folder: where rows are kept. trials: the first so many.
+    """The result as plain values. folder: where rows are kept, by what they depend on.
+    trials: the first so many.
 
     Raises:
         UserError: there is no such study, or its shards or supernet are gone.
     """
     study = load_study(workspace.study, workspace.storage_url)
     settings = study.user_attrs[SETTINGS]
-    job = job_of(workspace, settings)
+    job = job_of_trials(workspace, settings, device="cpu")
     keys = [trial.user_attrs["key"] for trial in study.trials if "key" in trial.user_attrs]
     shards, size = open_shards(job.shards), settings["limits"]["image_size"]
-    home = folder / workspace.study
+    facts = json.dumps([settings, NINTHS], sort_keys=True)
+    home = folder / hashlib.sha256(facts.encode()).hexdigest()[:16]
     rows = kept_rows(
         {home / f"{key}.json": partial(measure, job, key, size) for key in keys[:trials]},
         unit="trials",

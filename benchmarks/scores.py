@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proxies import ap_of, columns_of, score_of, summarise
+from benchmarks.proxies import ap_of, columns_of, score_of, short_kinds, summarise
 from data.errors import UserError
 from data.files import write_json
 from nas.records import record_header
@@ -73,9 +73,8 @@ def fits_of(path: Path, *, least_steps: int) -> Iterator[Fits]:
     networks = record["networks"]
     keys = tuple(network["key"] for network in networks)
     truth = [float(np.mean([ap_of(fit) for fit in one["alone"]])) for one in networks]
-    for fits in zip(*(network["short"] for network in networks), strict=True):
-        if fits[0]["steps"] >= least_steps:
-            label = f"{fits[0]['start']}, {fits[0]['steps']} steps"
+    for label, steps, fits in short_kinds(networks):
+        if steps >= least_steps:
             yield Fits(FITS, label, fits, truth, keys)
 
 

@@ -92,7 +92,7 @@ def write_report(path: Path, data: ReportData) -> None:
         "subtitle": html.escape(_subtitle(data)),
         "headline": _headline(data),
         "raised": html.escape(_score_title(data.raised)),
-        "hypervolume": _hypervolume(data.hypervolume),
+        "hypervolume": _hypervolume(data.hypervolume, _score_title(data.raised)),
         "front": _sentence(data.finals) + _table(data.front, "No trial has finished yet."),
         "retrained": _table(data.retrained, "No network was retrained."),
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
@@ -137,7 +137,7 @@ def _headline(data: ReportData) -> str:
             )
             cards.append((title, f"AP {row['ap']:.3f}", f"trial {row['trial']}, {detail}"))
     if data.hypervolume:
-        cards.append(_hypervolume_card(data.hypervolume))
+        cards.append(_hypervolume_card(data.hypervolume, _score_title(data.raised)))
     if data.fidelity.get("tau") is not None:
         cards.append(("Proxy fidelity", f"τ {data.fidelity['tau']:.2f}", "Kendall, proxy to alone"))
     if data.stages:
@@ -161,9 +161,9 @@ def _history(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _hypervolume_card(found: Row) -> tuple[str, str, str]:
+def _hypervolume_card(found: Row, score: str) -> tuple[str, str, str]:
     """Beside random where that is known, else what was measured."""
-    box = f"of the box of log cost times {_score(found)} 1"
+    box = f"of the box of log cost times {score} 1"
     if "final" not in found:
         return "Hypervolume", f"{found['measured'][-1]:.2%}", box
     ratio, value = found["final"]["ratio"], f"{found['final']['run']:.2%}"
@@ -172,14 +172,14 @@ def _hypervolume_card(found: Row) -> tuple[str, str, str]:
     return "Hypervolume beside random's", f"{ratio:.2f} \u00d7", f"{value} {box}, guessed"
 
 
-def _hypervolume(found: Row) -> str:
+def _hypervolume(found: Row, score: str) -> str:
     """What the curves are, in words."""
     if not found:
         return '<p class="quiet">No trial has finished yet.</p>'
     box = found["box"]
     low, high = (_with_unit(box["cost"], box[end]) for end in ("least", "highest"))
     parts = [
-        f"Share of the box from {low} to {high}, on a log scale, and from {_score(found)} 0 to 1, "
+        f"Share of the box from {low} to {high}, on a log scale, and from {score} 0 to 1, "
         "that the trials dominate."
     ]
     if "final" in found:
@@ -189,12 +189,8 @@ def _hypervolume(found: Row) -> str:
     return f'<p class="quiet">{html.escape(" ".join(parts))}</p>'
 
 
-def _score(hypervolume: Row) -> str:
-    """What trials raise, for people."""
-    return _score_title(hypervolume["box"]["raised"])
-
-
 def _score_title(name: str) -> str:
+    """What trials raise, for people."""
     return SCORE_TITLES.get(name, name)
 
 

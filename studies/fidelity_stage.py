@@ -134,13 +134,7 @@ def study_fidelity(
         cost=cost_name(study),
         score=score_name(study),
         data_hash=settings["data"],
-        proxy=ProxyJob(
-            shards=find_shards(workspace, settings["data"]),
-            supernet=_check_supernet(workspace, settings["stages"]["supernet"]),
-            settings=schedule.proxy,
-            seed=settings["seed"],
-            device=str(device),
-        ),
+        proxy=job_of_trials(workspace, settings, device=str(device)),
         alone=alone if request.steps is None else replace(alone, steps=request.steps),
         candidates=candidates if request.candidates is None else request.candidates,
         finalists=schedule.finalists if request.finalists is None else request.finalists,
@@ -151,7 +145,25 @@ def study_fidelity(
     return measure_fidelity(plan, rows, say=say, progress=progress)
 
 
-def find_shards(workspace: Workspace, data_hash: str) -> Path:
+def job_of_trials(workspace: Workspace, settings: dict[str, Any], *, device: str) -> ProxyJob:
+    """How a study fits and judges its trials. settings: the study's.
+
+    Raises:
+        UserError: its shards or its supernet are gone.
+    """
+    stages = settings["stages"]
+    teacher = stages.get("teacher")
+    return ProxyJob(
+        shards=_find_shards(workspace, settings["data"]),
+        supernet=_check_supernet(workspace, stages["supernet"]),
+        settings=schedule_from_json(stages["schedule"]).proxy,
+        seed=settings["seed"],
+        device=device,
+        teacher=None if teacher is None else workspace.teacher(teacher),
+    )
+
+
+def _find_shards(workspace: Workspace, data_hash: str) -> Path:
     """The folder of the cache with exactly this content.
 
     Raises:

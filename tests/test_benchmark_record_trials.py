@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
-from benchmarks.record_trials import NINTHS, job_of, record
+from benchmarks.record_trials import NINTHS, record
 from nas.proxy import ProxyEvaluator
 from nas.stop_rule import RUNG_DIVISORS, RUNG_SCORES
 from nas.teachers import WEIGHTS
 from nas.weights import save_detector
 from studies.executors import InProcess, Workers
+from studies.fidelity_stage import job_of_trials
 from studies.schedule import TEACHING, schedule_for
 from studies.search import run_search
 from studies.settings import JSON, PROMISE
@@ -49,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     }
     settings = replace(toy_settings(), data=shards.hash, stages=stages, raised=PROMISE)
     search = toy_search(workspace.folder, settings, name=workspace.study)
-    evaluator = ProxyEvaluator(job_of(workspace, settings.to_json()))
+    evaluator = ProxyEvaluator(job_of_trials(workspace, settings.to_json(), device="cpu"))
     run_search(search, Workers(InProcess, evaluator), budget=TRIALS)
     return workspace
 
