@@ -25,7 +25,6 @@ FACE_SCORE = 0.5
 searched network on real crops, 14 % of the sum lay inside annotated faces, 75 % from 0.5 on."""
 
 LEAST_PROBABILITY = 1e-6
-LEAST_VARIANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,8 @@ def best_of_positions(
     pixels. Networks with the same strides have the same P positions, whatever their codes.
     """
     sizes = level_sizes(code, height, width)
+    if all(anchors == 1 for anchors, _ in sizes):
+        return boxes_xyxy, scores
     counts = [anchors * positions for anchors, positions in sizes]
     best_boxes, best_scores = [], []
     for (anchors, positions), boxes, level_scores in zip(
@@ -121,10 +122,10 @@ def feature_distillation_loss(
 ) -> Tensor:
     """How far feature maps are from a teacher's where it sees faces; 0 where they are equal.
 
-    features: a map (B, C, H, W) a level, of the teacher's widths. face_weights: (B, H, W) a level.
-    The mean over channels of the squared difference from the teacher's maps, after each channel
-    has been given mean 0 and variance 1 over its level, so that none drowns the others; then the
-    weighted sum over positions, divided by the sum of weights, at least 1.
+    features: a map (B, C, H, W) a level, of the teacher's widths. teacher_features: as
+    `nas.teachers.Targets` has them. face_weights: (B, H, W) a level. The mean over channels of the
+    squared difference; then the weighted sum over positions, divided by the sum of weights, at
+    least 1.
 
     The adapted hint is that of FitNets (Romero et al., arXiv:1412.6550, equation 3), the focus on
     objects that of Wang et al., arXiv:1906.03609 (theirs is around annotated boxes), and the
@@ -132,17 +133,11 @@ def feature_distillation_loss(
     as the adaptors find the scale.
     """
     total = torch.stack([weights.sum() for weights in face_weights]).sum().clamp(min=1)
-    losses = [
-        (weights * (own.float() - standardised(other)).square().mean(1)).sum()
+    losses = [  # channels last, as the maps lie in memory: otherwise their gradients do not
+        (weights * (own.float() - other).permute(0, 2, 3, 1).square().mean(-1)).sum()
         for own, other, weights in zip(features, teacher_features, face_weights, strict=True)
     ]
     return torch.stack(losses).sum() / total
-
-
-def standardised(features: Tensor) -> Tensor:
-    """A map (B, C, H, W) with mean 0 and variance 1 in every channel, float32; constants give 0."""
-    variance, mean = torch.var_mean(features.float(), (0, 2, 3), correction=0, keepdim=True)
-    return (features.float() - mean) * (variance + LEAST_VARIANCE).rsqrt()
 
 
 def _face_weights(scores: Tensor, face_score: float) -> Tensor:

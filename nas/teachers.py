@@ -31,6 +31,8 @@ WEIGHTS = "weights.safetensors"
 
 PROBE_SHAPE = (1, 3, 64, 64)
 
+LEAST_VARIANCE = 1e-5
+
 TIMED_EVERY = 20
 """Of so many batches one is timed: on CUDA, timing waits for the device."""
 
@@ -40,7 +42,8 @@ class Targets:
     """What a teacher says of a batch, without gradients.
 
     boxes_xyxy: (B, N, 4) pixels, float32. scores: (B, N) in 0..1, float32. features: one map a
-    level, as `FaceNetwork.features` gives them; none of a teacher that does not show them.
+    level, those of `FaceNetwork.features` `standardised`, so that no channel drowns the others;
+    none of a teacher that does not show them.
     """
 
     boxes_xyxy: Tensor
@@ -166,7 +169,8 @@ class TorchTeacher(Teacher):
 
     def _answer(self, images: Tensor) -> Targets:
         features = self._network.features(images)
-        return Targets(*self.code.decode(self._network.predict(features)), features)
+        answer = self.code.decode(self._network.predict(features))
+        return Targets(*answer, tuple(standardised(level) for level in features))
 
 
 class OnnxTeacher(Teacher):
@@ -200,6 +204,12 @@ class OnnxTeacher(Teacher):
             ) from error
         boxes_xyxy, scores = (torch.from_numpy(output).to(images.device) for output in outputs)
         return Targets(boxes_xyxy, scores)
+
+
+def standardised(features: Tensor) -> Tensor:
+    """A map (B, C, H, W) with mean 0 and variance 1 in every channel, float32; constants give 0."""
+    variance, mean = torch.var_mean(features.float(), (0, 2, 3), correction=0, keepdim=True)
+    return (features.float() - mean) * (variance + LEAST_VARIANCE).rsqrt()
 
 
 def open_teacher(text: str, *, device: torch.device, threads: int = 0) -> Teacher:

@@ -7,7 +7,7 @@ import torch
 from data.errors import UserError
 from nas.export import export_onnx
 from nas.fitting import seeded
-from nas.teachers import TIMED_EVERY, Teacher, level_sizes, open_teacher
+from nas.teachers import TIMED_EVERY, Teacher, level_sizes, open_teacher, standardised
 from nas.weights import save_detector, save_weights
 from search_spaces.catalogue import build_network
 from search_spaces.codes import AnchorCode, AnchorFreeCode, GridCode
@@ -71,13 +71,21 @@ def test_a_teacher_is_the_network_of_its_file(folder: Path, name: str) -> None:
     torch.testing.assert_close(targets.scores, scores)
     torch.testing.assert_close(targets.boxes_xyxy, boxes_xyxy)
     for one, other in zip(targets.features, features, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, standardised(other), atol=1e-4, rtol=1e-4)
     assert teacher.feature_widths == tuple(level.shape[1] for level in features)
     assert teacher.facts() == {
         "file": str(folder / name / "weights.safetensors"),
         "sha256": teacher.sha256,
         "architecture": name,
     }
+
+
+def test_standardised_channels_have_mean_0_and_variance_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = standardised(torch.randn(2, 5, 8, 8, generator=generator) * 9 + 4)
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.var((0, 2, 3), correction=0), torch.ones(5))
+    assert not standardised(torch.full((1, 3, 4, 4), 7.0)).any()
 
 
 def test_answers_have_no_gradient_and_change_nothing(folder: Path) -> None:
