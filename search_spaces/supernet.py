@@ -77,10 +77,15 @@ def _leading_part(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def _skeleton(architecture: Architecture, *, training: bool) -> Detector:
-    """A network without memory for weights, to be called with somebody else's."""
+def _skeleton(architecture: Architecture) -> Detector:
+    """A network without memory for weights, to be called with somebody else's; its batch norms keep
+    no statistics."""
     with torch.device("meta"):
-        return build(architecture).train(training)
+        network = build(architecture)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return network
 
 
 class Supernet(nn.Module):
@@ -114,10 +119,9 @@ class Supernet(nn.Module):
 
     def shared_weights(self, architecture: Architecture) -> dict[str, Tensor]:
         """Views of the weights that this architecture uses, by its own parameter names."""
-        skeleton = _skeleton(architecture, training=True)
         return {
             name: _leading_part(self.weights[_slot(name)], value.shape)
-            for name, value in skeleton.named_parameters()
+            for name, value in _skeleton(architecture).named_parameters()
         }
 
     def forward(self, images: Tensor, architecture: Architecture) -> tuple[Tensor, ...]:
@@ -125,19 +129,9 @@ class Supernet(nn.Module):
 
         Batch norm normalises by the batch, in training and in evaluation mode alike.
         """
-        skeleton = _skeleton(architecture, training=True)
-        own = self.shared_weights(architecture)
-        precision = next(iter(own.values())).dtype
-        statistics = {
-            name: torch.zeros_like(
-                value,
-                device=images.device,
-                dtype=precision if value.is_floating_point() else value.dtype,
-            )
-            for name, value in skeleton.named_buffers()
-        }
-        tensors = {**own, **statistics}
-        levels: tuple[Tensor, ...] = functional_call(skeleton, tensors, (images,))
+        levels: tuple[Tensor, ...] = functional_call(
+            _skeleton(architecture), self.shared_weights(architecture), (images,)
+        )
         return levels
 
     def candidate(self, architecture: Architecture) -> "Candidate":
