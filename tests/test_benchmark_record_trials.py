@@ -1,6 +1,5 @@
 """The trials of a study, fitted to their end."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,51 +7,16 @@ import pytest
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
 from benchmarks.record_trials import NINTHS, record
-from nas.proxy import ProxyEvaluator
 from nas.stop_rule import RUNG_DIVISORS, RUNG_SCORES
-from nas.teachers import WEIGHTS
-from nas.weights import save_detector
-from studies.executors import InProcess, Workers
-from studies.fidelity_stage import job_of_trials
-from studies.schedule import TEACHING, schedule_for
-from studies.search import run_search
-from studies.settings import JSON, PROMISE
 from studies.storage import load_study
 from studies.workspace import Workspace
-from tests.studies.toy import toy_search, toy_settings
-from tests.tiny_training import FIT, diverge, tiny_network, tiny_shards
-
-TRIALS = 3
+from tests.studies.taught_study import TRIALS, taught_study
+from tests.tiny_training import diverge
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A study whose trials were fitted and judged at rungs, from weights of their own, taught."""
-    workspace = Workspace(tmp_path_factory.mktemp("runs"), "toy")
-    shards, _ = tiny_shards(workspace.shards)
-    save_detector(workspace.teacher("tiny") / WEIGHTS, tiny_network(), {})
-    schedule = schedule_for(10, cuda=False)
-    proxy = replace(
-        schedule.proxy,
-        fit=replace(FIT, steps=9),
-        inherit=False,
-        teaching=TEACHING,
-        early_stopping=True,
-        recalibration_images=4,
-        held_out_images=6,
-        rung_images=3,
-    )
-    schedule = replace(schedule, proxy=proxy)
-    stages: dict[str, JSON] = {
-        "schedule": schedule.to_json(),
-        "supernet": None,
-        "teacher": "tiny",
-    }
-    settings = replace(toy_settings(), data=shards.hash, stages=stages, raised=PROMISE)
-    search = toy_search(workspace.folder, settings, name=workspace.study)
-    evaluator = ProxyEvaluator(job_of_trials(workspace, settings.to_json(), device="cpu"))
-    run_search(search, Workers(InProcess, evaluator), budget=TRIALS)
-    return workspace
+    return taught_study(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)
