@@ -2,13 +2,16 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--by smooth_ap] [--ninths 1 3] [--dominators 2] [--write docs/results/early_stopping.json]
+    [--by smooth_ap] [--ninths 1 3] [--dominators 2] [--sure 0.95] [--one-by-one]
+    [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
 the fits of the table of `benchmarks.record_table` start from weights of their own. That of
 `benchmarks.record_trials` has the trials of a search, which come in their own order too; it can
-have rungs by the promise (--by), at other ninths of the steps, and with other numbers of trials
-that must be better. Measured are the share of steps that are not made and the hypervolume, log MACs
+have rungs by the promise (--by), at other ninths of the steps, with other numbers of trials that
+must be better, and in other shares of the draws of the images. Where a table has no scores draw by
+draw, or with --one-by-one, a trial is surely better than another whose noise ends below its score.
+Measured are the share of steps that are not made and the hypervolume, log MACs
 against the score that is raised, that is lost with the trials that were stopped.
 """
 
@@ -25,7 +28,7 @@ from data.errors import UserError
 from data.files import write_json
 from nas.pareto import hypervolume
 from nas.records import record_header
-from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_DIVISORS, Peer, StopRule
+from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_DIVISORS, SURE, Peer, StopRule, peer_of
 from studies.main_job import LOOKAHEAD
 from studies.settings import AVERAGE_PRECISION, PROMISE
 
@@ -35,10 +38,17 @@ RUNG_NINTHS = tuple(9 // divisor for divisor in RUNG_DIVISORS)
 
 
 def judged_rows(
-    table: Mapping[str, Any], *, by: str = SMOOTH_AP, ninths: Sequence[int] = RUNG_NINTHS
+    table: Mapping[str, Any],
+    *,
+    by: str = SMOOTH_AP,
+    ninths: Sequence[int] = RUNG_NINTHS,
+    paired: bool = True,
 ) -> list[dict[str, Any]]:
     """The rows of a table with the `macs`, the `score` that trials raise, and of each rung the
-    `steps`, the `score` and, with its noise, the `ceiling`.
+    `steps`, its `own` scores draw by draw, and `shown`, those that others are compared with.
+
+    paired: both draw by draw, where the table has them; else own is the upper end of the noise and
+    shown the score itself.
 
     Raises:
         UserError: the table has no such rungs.
@@ -47,7 +57,7 @@ def judged_rows(
     raised = table.get("raised", AVERAGE_PRECISION)
     rows = []
     for row in table["rows"]:
-        rungs = {rung["steps"]: _judged(rung, by) for rung in row["rungs"]}
+        rungs = {rung["steps"]: _judged(rung, by, paired=paired) for rung in row["rungs"]}
         if not set(steps) <= rungs.keys():
             raise UserError(f"the table has rungs at {[*rungs]} steps, not at all of {steps}")
         rows.append(
@@ -56,12 +66,15 @@ def judged_rows(
     return rows
 
 
-def _judged(rung: Mapping[str, Any], by: str) -> dict[str, Any]:
-    if by in rung:
-        return {"steps": rung["steps"], **rung[by]}
-    if by == SMOOTH_AP:  # the only one that a table of architectures has
-        return {name: rung[name] for name in ("steps", "score", "ceiling")}
-    raise UserError(f"the table has no {by} at its rungs")
+def _judged(rung: Mapping[str, Any], by: str, *, paired: bool) -> dict[str, Any]:
+    if by not in rung and by != SMOOTH_AP:
+        raise UserError(f"the table has no {by} at its rungs")
+    found = rung.get(by, rung)  # the only one that a table of architectures has
+    if paired and "replicates" in found:
+        own = shown = found["replicates"]
+    else:
+        own, shown = [found["ceiling"]], [found["score"]]
+    return {"steps": rung["steps"], "own": own, "shown": shown}
 
 
 def replay(
@@ -71,6 +84,7 @@ def replay(
     *,
     steps: int,
     dominators: int = DOMINATORS,
+    sure: float = SURE,
 ) -> dict[str, float]:
     """One order of the trials: shares of the steps saved, of trials stopped, of hypervolume lost.
 
@@ -87,9 +101,10 @@ def replay(
             peers=tuple(peers[: max(0, number - LOOKAHEAD + 1)]),
             is_exempt=bool(generator.random() < EXEMPT_SHARE),
             dominators=dominators,
+            sure=sure,
         )
         reached = _reached(row, rule)
-        peers.append(Peer(row["macs"], tuple(rung["score"] for rung in row["rungs"][:reached])))
+        peers.append(peer_of(row["macs"], [rung["shown"] for rung in row["rungs"][:reached]]))
         is_whole = reached > len(row["rungs"])
         done.append(steps if is_whole else row["rungs"][reached - 1]["steps"])
         if is_whole:
@@ -110,7 +125,7 @@ def drawn_order(trials: int, seed: int) -> list[int]:
 def _reached(row: dict[str, Any], rule: StopRule) -> int:
     """How many rungs a trial has been judged at when it ends; one more for a whole fit."""
     for rung, judged in enumerate(row["rungs"]):
-        if rule.is_beaten(rung, judged["ceiling"]) and not rule.is_exempt:
+        if rule.is_beaten(rung, judged["own"]) and not rule.is_exempt:
             return rung + 1
     return len(row["rungs"]) + 1
 
@@ -142,11 +157,17 @@ def main() -> None:
     parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
     parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(1 3)")
     parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
+    parser.add_argument("--sure", type=float, default=SURE, help=f"share of the draws ({SURE})")
+    parser.add_argument("--one-by-one", action="store_true", help="not draw by draw")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
     table = json.loads(options.table.read_text(encoding="utf-8"))
-    rows = judged_rows(table, by=options.by, ninths=options.ninths)
-    rule = {"steps": table["fit"]["steps"], "dominators": options.dominators}
+    rows = judged_rows(table, by=options.by, ninths=options.ninths, paired=not options.one_by_one)
+    rule = {
+        "steps": table["fit"]["steps"],
+        "dominators": options.dominators,
+        "sure": options.sure,
+    }
     seeds = range(options.seed, options.seed + options.orders)
     orders: dict[str, list[Sequence[int]]] = {
         "random_order": [drawn_order(len(rows), seed) for seed in seeds],
@@ -162,6 +183,8 @@ def main() -> None:
         "by": options.by,
         "ninths": list(options.ninths),
         "dominators": options.dominators,
+        "sure": options.sure,
+        "draw_by_draw": len(rows[0]["rungs"][0]["own"]) > 1,
         "trials": len(rows),
         "orders": options.orders,
         **{name: summarise(of) for name, of in found.items()},

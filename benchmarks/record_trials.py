@@ -26,7 +26,7 @@ from data.progress import Progress, silent
 from data.shards import open_shards
 from nas.device import keep_freed_memory
 from nas.fitting import NotFiniteError
-from nas.proxy import ProxyEvaluator, ProxyJob
+from nas.proxy import ProxyEvaluator, ProxyJob, short_numbers
 from nas.records import record_header
 from objectives.average_precision import PrecisionReport
 from objectives.cost import architecture_cost
@@ -70,13 +70,16 @@ def measure(job: ProxyJob, key: str, image_size: int) -> dict[str, Any]:
     return {"key": key, **cost, "ap": last.ap, "promise": last.promise, "rungs": rungs}
 
 
-def _scores(report: PrecisionReport) -> dict[str, dict[str, float]]:
-    """What a rung may compare, with the upper end of its noise."""
-    found = {
-        "smooth_ap": (report.smooth_ap, report.smooth_interval),
-        "promise": (report.promise, report.promise_interval),
+def _scores(report: PrecisionReport) -> dict[str, dict[str, Any]]:
+    """What a rung may compare, with the upper end of its noise, and draw by draw."""
+    return {
+        "smooth_ap": {
+            "score": report.smooth_ap,
+            "ceiling": report.smooth_interval[1],
+            "replicates": short_numbers(report.smooth_replicates),
+        },
+        "promise": {"score": report.promise, "ceiling": report.promise_interval[1]},
     }
-    return {name: {"score": score, "ceiling": ends[1]} for name, (score, ends) in found.items()}
 
 
 def record(

@@ -26,6 +26,7 @@ from nas.inference import detect_images, recalibrate
 from nas.resident import crops_on, light_batches
 from nas.stop_rule import (
     FIT_STEPS,
+    RUNG_REPLICATES,
     RUNG_SCORES,
     SPARED_AT,
     STOPPED_AT,
@@ -252,17 +253,24 @@ class ProxyEvaluator:
         """Scores of the fit's end, or of the rung where the rule ends it."""
         fitter, settings = self.fitter, self.fitter.settings
         end, rungs = settings.fit.steps, settings.rungs
-        known: dict[str, Any] = {RUNG_SCORES: []} if rungs else {}
+        known: dict[str, Any] = {RUNG_SCORES: [], RUNG_REPLICATES: []} if rungs else {}
         shown = self.fit_through(architecture, stops=(*rungs, end))
         for rung, steps in enumerate(rungs):
             report = fitter.judge(next(shown), images=settings.rung_images)
+            replicates = short_numbers(report.smooth_replicates)
             known[RUNG_SCORES].append(report.smooth_ap)
-            if not rule.is_beaten(rung, report.smooth_interval[1]):
+            known[RUNG_REPLICATES].append(replicates)
+            if not rule.is_beaten(rung, replicates):
                 continue
             if not rule.is_exempt:
                 return report_scores(report) | known | {STOPPED_AT: steps, FIT_STEPS: steps}
             known.setdefault(SPARED_AT, steps)
         return report_scores(fitter.judge(next(shown))) | known | {FIT_STEPS: end}
+
+
+def short_numbers(values: Sequence[float]) -> list[float]:
+    """Four digits of each, as many as noise leaves, so that hundreds of them can be stored."""
+    return [float(f"{value:.4g}") for value in values]
 
 
 def report_scores(report: PrecisionReport) -> dict[str, Any]:

@@ -3,12 +3,21 @@
 A fit is judged at rungs: after a ninth and a third of its steps (successive halving with a factor
 of 3, as in Li et al., Hyperband, arXiv:1603.06560, but against the trials that a rung has seen so
 far instead of in brackets). Two objectives make the rule one of dominance: costs are known exactly,
-so a trial is compared only with trials that cost no more. There is no rung before the first step:
+so a trial is compared only with trials that cost no more. Scores are not: but both were judged by
+the same images, so they are compared draw by draw as these are drawn again (a paired bootstrap),
+which leaves out what all networks find hard. There is no rung before the first step:
 the order of inherited weights has little to do with that of trained ones (Kendall's tau of smooth
 AP on 16 networks of like cost: 0.28, 90 % interval 0.01 to 0.54; docs/results/proxies.json).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Replicates = NDArray[np.float32]
+"""A score in each draw of the images it was judged by."""
 
 RUNG_DIVISORS = (9, 3)
 """A rung is this part of all steps."""
@@ -19,6 +28,9 @@ search, fitted to their end, two of them save 39 % of the steps in the search's 
 in random ones, and lose 0.4 and 0.5 % of the hypervolume; three save 35 and 41 % and lose 0.3 and
 0.4 %. (Of random networks fitted from weights of their own, without a teacher, two save 56 % and
 lose 2.0 %, three 49 % and 1.0 %; docs/results/README.md, What early stopping spares and loses.)"""
+
+SURE = 0.95
+"""One trial is surely better than another where it is so in this share of the draws."""
 
 EXEMPT_SHARE = 0.05
 """Of all trials, drawn by the seed: they go on in any case, to show what the rule loses."""
@@ -32,6 +44,9 @@ SPARED_AT = "spared_at_step"
 RUNG_SCORES = "rung_scores"
 """Score of every trial: what it had at the rungs it has reached."""
 
+RUNG_REPLICATES = "rung_replicates"
+"""Score of every trial: the same in each draw of the images, rung by rung. None of older trials."""
+
 FIT_STEPS = "fit_steps"
 """Score of every trial: the steps of its fit."""
 
@@ -41,12 +56,18 @@ def rung_steps(steps: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(steps // d for d in RUNG_DIVISORS if steps >= d))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Peer:
-    """An earlier trial: what it costs and its score at every rung that it has reached."""
+    """An earlier trial: what it costs and its score in every draw, at every rung that it has
+    reached; one number for all draws where no more is known."""
 
     cost: float
-    scores: tuple[float, ...]
+    replicates: tuple[Replicates, ...]
+
+
+def peer_of(cost: float, replicates: Sequence[Sequence[float]]) -> Peer:
+    """The peer with these numbers."""
+    return Peer(cost, tuple(np.array(one, np.float32) for one in replicates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +75,28 @@ class StopRule:
     """Says of one trial, rung by rung, whether it ends there.
 
     cost: the trial's, in the unit of its peers'. peers: the earlier trials it is compared with.
-    is_exempt: it goes on whatever is said. dominators: so many of them end it.
+    is_exempt: it goes on whatever is said. dominators: so many of them end it. sure: share of the
+    draws in which each must be better.
     """
 
     cost: float = float("inf")
     peers: tuple[Peer, ...] = ()
     is_exempt: bool = False
     dominators: int = DOMINATORS
+    sure: float = SURE
 
-    def is_beaten(self, rung: int, ceiling: float) -> bool:
-        """Whether enough peers cost no more and score higher at the rung than the trial may.
+    def is_beaten(self, rung: int, replicates: Sequence[float]) -> bool:
+        """Whether enough peers cost no more and are surely better at the rung.
 
-        rung: counted from 0. ceiling: upper end of the noise interval of the trial's own score.
+        rung: counted from 0. replicates: the trial's own score there, in the draws of its peers.
         """
+        own = np.array(replicates, np.float32)
         better = [
             peer
             for peer in self.peers
-            if peer.cost <= self.cost and len(peer.scores) > rung and peer.scores[rung] > ceiling
+            if peer.cost <= self.cost
+            and len(peer.replicates) > rung
+            and (peer.replicates[rung] > own).mean() >= self.sure
         ]
         return len(better) >= self.dominators
 

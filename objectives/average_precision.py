@@ -6,7 +6,7 @@ images, S steps of a precision-recall curve, R weightings of the images.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,8 @@ class PrecisionReport:
     promise: geometric mean of `ap`, `recall` and `recall`, which orders networks after short fits
     more like long ones do than either (docs/results/README.md, Which score a trial has).
     smooth_interval, quality_interval, recall_interval, promise_interval: the same of these.
+    smooth_replicates: smooth_ap in each draw, 0 in one without faces. Reports on the same images by
+    one seed have the same draws, so the difference of two is free of the luck of the images.
     strata: AP and recall by face height, keys of STRATA; bands without faces are left out.
     """
 
@@ -105,10 +107,12 @@ class PrecisionReport:
     images: int
     faces: int
     iou_threshold: float
+    smooth_replicates: tuple[float, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain lists, dicts and numbers."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """The same as plain lists, dicts and numbers, without the replicates."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, smooth_replicates=()))))
+        del plain["smooth_replicates"]
         return plain
 
 
@@ -156,9 +160,8 @@ def evaluate_detections(
     verdict, loosest = verdicts[iou_threshold], verdicts[min(SMOOTH_IOU_THRESHOLDS)]
     aps = {one: _ap(pool, verdicts[one], weights) for one in verdicts}
     ap, interval = _with_interval(aps[iou_threshold])
-    smooth_ap, smooth_interval = _with_interval(
-        np.mean([aps[one] for one in SMOOTH_IOU_THRESHOLDS], axis=0)
-    )
+    smooth_aps = np.mean([aps[one] for one in SMOOTH_IOU_THRESHOLDS], axis=0)
+    smooth_ap, smooth_interval = _with_interval(smooth_aps)
     quality_ap, quality_interval = _with_interval(_ap(pool, loosest, weights, worth=loosest.iou))
     recalls = _recall(pool, verdict, weights)
     recall, recall_interval = _with_interval(recalls)
@@ -178,6 +181,7 @@ def evaluate_detections(
         images=images,
         faces=len(pool.face_image),
         iou_threshold=iou_threshold,
+        smooth_replicates=tuple(np.nan_to_num(smooth_aps[1:]).tolist()),
     )
 
 

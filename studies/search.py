@@ -18,7 +18,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.errors import UserError
 from data.progress import Progress, silent
-from nas.stop_rule import EXEMPT_SHARE, RUNG_SCORES, STOPPED_AT, Peer, StopRule
+from nas.stop_rule import (
+    EXEMPT_SHARE,
+    RUNG_REPLICATES,
+    RUNG_SCORES,
+    STOPPED_AT,
+    Peer,
+    StopRule,
+    peer_of,
+)
 from objectives.limits import CostFunction
 from search_spaces.architecture import Architecture
 from search_spaces.space import Space
@@ -106,7 +114,7 @@ class _Driver:
         stored = self._study.get_trials(deepcopy=False)
         told = sum(trial.state.is_finished() for trial in stored)  # told in order: the first ones
         for trial in stored[:told]:
-            self._remember(trial.number, trial.user_attrs)
+            self._remember(trial.number, {**trial.user_attrs, **trial.system_attrs})
         queued = told
         failures = 0
         progress("trials", min(told, budget), budget)
@@ -168,7 +176,8 @@ class _Driver:
         """Keep what later trials are compared with."""
         if RUNG_SCORES in known:
             cost = float(known[self._settings.metric_names[1]])
-            self._peers[number] = Peer(cost, tuple(known[RUNG_SCORES]))
+            alike = [[score] for score in known[RUNG_SCORES]]
+            self._peers[number] = peer_of(cost, known.get(RUNG_REPLICATES, alike))
 
     def _settle(self, number: int) -> str | None:
         """Wait for a trial and tell the study. Why the trial failed, or None.
@@ -202,5 +211,9 @@ class _Driver:
         return reason
 
     def _note(self, trial: FrozenTrial, attributes: Mapping[str, Score]) -> None:
+        storage = self._study._storage
         for name, value in attributes.items():
-            self._study._storage.set_trial_user_attr(trial._trial_id, name, value)
+            if name == RUNG_REPLICATES:  # hundreds of numbers, which dashboards need not show
+                storage.set_trial_system_attr(trial._trial_id, name, value)
+            else:
+                storage.set_trial_user_attr(trial._trial_id, name, value)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
 from benchmarks.record_trials import NINTHS, record
-from nas.stop_rule import RUNG_DIVISORS, RUNG_SCORES
+from nas.stop_rule import RUNG_DIVISORS, RUNG_REPLICATES, RUNG_SCORES
 from studies.storage import load_study
 from studies.workspace import Workspace
 from tests.studies.taught_study import TRIALS, taught_study
@@ -38,13 +38,20 @@ def test_what_a_trial_comes_to_is_what_its_search_says(
         found = [row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
         reached = trial.user_attrs[RUNG_SCORES]
         assert found[: len(reached)] == reached
+        found = [row["rungs"][i]["smooth_ap"]["replicates"] for i in at_rungs]
+        assert found[: len(reached)] == trial.system_attrs[RUNG_REPLICATES]
         if trial.values is not None:
             assert (row["promise"], row["ap"]) == (trial.values[0], trial.user_attrs["ap"])
     assert [rung["steps"] for rung in table["rows"][0]["rungs"]] == list(NINTHS)
     assert (table["raised"], table["lowered"]) == ("promise", "macs")
     judged = judged_rows(table, by="promise", ninths=(1, 2))
     assert [rung["steps"] for rung in judged[0]["rungs"]] == [1, 2]
-    assert judged[0]["rungs"][0] == {"steps": 1, **table["rows"][0]["rungs"][0]["promise"]}
+    promise = table["rows"][0]["rungs"][0]["promise"]
+    assert judged[0]["rungs"][0] == {
+        "steps": 1,
+        "own": [promise["ceiling"]],
+        "shown": [promise["score"]],
+    }
 
 
 def test_fits_that_diverge_are_named_and_left_out(

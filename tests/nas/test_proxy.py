@@ -17,11 +17,12 @@ from nas.stop_rule import (
     DOMINATORS,
     FIT_STEPS,
     NEVER,
+    RUNG_REPLICATES,
     RUNG_SCORES,
     SPARED_AT,
     STOPPED_AT,
-    Peer,
     StopRule,
+    peer_of,
     rung_steps,
 )
 from nas.teachers import WEIGHTS, Teacher, open_teacher
@@ -151,15 +152,17 @@ def rising_job(job: ProxyJob, *, early_stopping: bool = True) -> ProxyJob:
 
 def test_rungs_change_nothing_of_a_fit_that_goes_on(job: ProxyJob) -> None:
     scores = ProxyEvaluator(rising_job(job))(SMALLEST, 0, NEVER)
-    rungs = scores.pop(RUNG_SCORES)
-    assert len(rungs) == len(rung_steps(FIT.steps)) == 1
+    rungs, replicates = scores.pop(RUNG_SCORES), scores.pop(RUNG_REPLICATES)
+    assert len(rungs) == len(replicates) == len(rung_steps(FIT.steps)) == 1
+    assert len(replicates[0]) == 200
+    assert min(replicates[0]) <= rungs[0] <= max(replicates[0])
     assert scores == ProxyEvaluator(rising_job(job, early_stopping=False))(SMALLEST, 0, NEVER)
     assert scores[FIT_STEPS] == FIT.steps
 
 
 def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> None:
     evaluator = ProxyEvaluator(rising_job(job))
-    better = Peer(cost=1.0, scores=(2.0,))
+    better = peer_of(1.0, [[2.0]])
     rule = StopRule(cost=1.0, peers=(better,) * DOMINATORS)
     stopped = evaluator(SMALLEST, 0, rule)
     assert stopped[STOPPED_AT] == stopped[FIT_STEPS] == 1

@@ -41,7 +41,7 @@ def toy_scores(
     bonus = 0.1 * (architecture.neck.kind == "pan") + 0.01 * architecture.head.depth
     ap = 1 - 1 / (1 + cost.params / 5000) + bonus
     scores: dict[str, Score] = {"ap": ap, "trial_seen": trial, RUNG_SCORES: [ap / 4, ap / 2]}
-    if not rule.is_beaten(0, ap / 4 + 0.02):
+    if not rule.is_beaten(0, [ap / 4 + 0.02]):
         return {**scores, FIT_STEPS: 9}
     if rule.is_exempt:
         return {**scores, FIT_STEPS: 9, SPARED_AT: 1}
