@@ -10,7 +10,7 @@ from data.errors import UserError
 
 def row(macs: int, ap: float) -> dict[str, Any]:
     rungs = [
-        {"steps": steps, "score": ap * part, "ceiling": ap * part * 1.05}
+        {"steps": steps, "own": [ap * part * 1.05], "shown": [ap * part]}
         for steps, part in ((10, 0.2), (30, 0.5))
     ]
     return {"macs": macs, "score": ap, "rungs": rungs}
@@ -66,7 +66,7 @@ def test_a_table_is_read_by_one_of_its_scores_at_some_of_its_rungs() -> None:
     row = {"macs": 7, "ap": 0.5, "promise": 0.6, "rungs": rungs}
     table = {"fit": {"steps": 90}, "raised": "promise", "rows": [row]}
     assert judged_rows(table, by="promise", ninths=(2,)) == [
-        {"macs": 7, "score": 0.6, "rungs": [{"steps": 20, "score": 0.4, "ceiling": 0.8}]}
+        {"macs": 7, "score": 0.6, "rungs": [{"steps": 20, "own": [0.8], "shown": [0.4]}]}
     ]
     with pytest.raises(UserError, match=r"rungs at \[10, 20\] steps, not at all of \[10, 30\]"):
         judged_rows(table)
@@ -75,9 +75,20 @@ def test_a_table_is_read_by_one_of_its_scores_at_some_of_its_rungs() -> None:
 def test_a_table_of_architectures_has_smooth_ap_alone() -> None:
     rungs = [{"steps": steps, "score": 0.1, "ceiling": 0.2} for steps in (10, 30)]
     table = {"fit": {"steps": 90}, "rows": [{"macs": 7, "ap": 0.5, "rungs": rungs}]}
-    assert judged_rows(table) == [{"macs": 7, "score": 0.5, "rungs": rungs}]
+    judged = [{"steps": steps, "own": [0.2], "shown": [0.1]} for steps in (10, 30)]
+    assert judged_rows(table) == [{"macs": 7, "score": 0.5, "rungs": judged}]
     with pytest.raises(UserError, match="no promise at its rungs"):
         judged_rows(table, by="promise")
+
+
+def test_scores_are_compared_draw_by_draw_where_a_table_has_them() -> None:
+    draws = [0.1, 0.3, 0.2]
+    known = {"score": 0.2, "ceiling": 0.3, "replicates": draws}
+    rungs = [{"steps": 10, "smooth_ap": known}]
+    table = {"fit": {"steps": 90}, "rows": [{"macs": 7, "ap": 0.5, "rungs": rungs}]}
+    (paired,), (alone,) = (judged_rows(table, ninths=(1,), paired=one) for one in (True, False))
+    assert paired["rungs"] == [{"steps": 10, "own": draws, "shown": draws}]
+    assert alone["rungs"] == [{"steps": 10, "own": [0.3], "shown": [0.2]}]
 
 
 def test_the_summary_is_of_all_orders() -> None:

@@ -4,13 +4,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from data.errors import UserError
-from nas.stop_rule import DOMINATORS, RUNG_SCORES, SPARED_AT, STOPPED_AT, StopRule
+from nas.stop_rule import (
+    DOMINATORS,
+    RUNG_REPLICATES,
+    RUNG_SCORES,
+    SPARED_AT,
+    STOPPED_AT,
+    StopRule,
+)
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from search_spaces.space import SPACE
@@ -83,6 +91,37 @@ def test_trials_are_stopped_by_what_their_choice_could_know_of(tmp_path: Path) -
     assert all(trial.user_attrs[STOPPED_AT] == 1 for trial in stopped)
     assert all(trial.values is None and trial.user_attrs["ap"] > 0 for trial in stopped)
     assert len(spared) < len(stopped) / 4
+
+
+def draw_by_draw(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
+    """Toy scores that differ much from draw to draw, as much for all."""
+    scores = dict(toy_scores(architecture, trial))
+    replicates = [scores["ap"] / 4 + luck for luck in (-0.3, 0.0, 0.3)]
+    scores |= {RUNG_SCORES: [scores["ap"] / 4], RUNG_REPLICATES: [replicates]}
+    return scores | {STOPPED_AT: 1} if rule.is_beaten(0, replicates) else scores
+
+
+def test_trials_are_compared_draw_by_draw_also_after_a_pause(tmp_path: Path) -> None:
+    settings = toy_settings(sampler="random")
+    straight, grown = toy_search(tmp_path / "a", settings), toy_search(tmp_path / "b", settings)
+    workers = Workers(InProcess, draw_by_draw)
+    run_search(straight, workers, budget=40)
+    for budget in (11, 40):
+        run_search(grown, workers, budget=budget)
+    trials, others = (
+        load_study("toy", search.storage_url).get_trials() for search in (straight, grown)
+    )
+    assert [trial.state for trial in trials] == [trial.state for trial in others]
+    for trial in trials:
+        assert RUNG_REPLICATES not in trial.user_attrs, "dashboards would show every number"
+        known = trials[: max(0, trial.number - settings.lookahead + 1)]
+        better = [
+            peer
+            for peer in known
+            if peer.user_attrs["macs"] <= trial.user_attrs["macs"]
+            and peer.user_attrs[RUNG_SCORES][0] > trial.user_attrs[RUNG_SCORES][0]
+        ]
+        assert (trial.state == TrialState.PRUNED) == (len(better) >= DOMINATORS)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
