@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from data.errors import UserError, unknown_name
 from studies.settings import StudySettings, require_same
 
-Score = float | int | str | list[float] | dict[str, list[float]]
+Score = float | int | str | list[float] | list[list[float]] | dict[str, list[float]]
 
 SETTINGS = "settings"
 """User attribute of a study that holds its settings."""

@@ -96,8 +96,10 @@ def test_trials_are_stopped_by_what_their_choice_could_know_of(tmp_path: Path) -
 def draw_by_draw(architecture: Architecture, trial: int, rule: StopRule) -> Mapping[str, Score]:
     """Toy scores that differ much from draw to draw, as much for all."""
     scores = dict(toy_scores(architecture, trial))
-    replicates = [scores["ap"] / 4 + luck for luck in (-0.3, 0.0, 0.3)]
-    scores |= {RUNG_SCORES: [scores["ap"] / 4], RUNG_REPLICATES: [replicates]}
+    ap = scores["ap"]
+    assert isinstance(ap, float)
+    replicates = [ap / 4 + luck for luck in (-0.3, 0.0, 0.3)]
+    scores |= {RUNG_SCORES: [ap / 4], RUNG_REPLICATES: [replicates]}
     return scores | {STOPPED_AT: 1} if rule.is_beaten(0, replicates) else scores
 
 
