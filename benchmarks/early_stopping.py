@@ -2,7 +2,7 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--by smooth_ap] [--ninths 1 3] [--dominators 2] [--sure 0.95] [--one-by-one]
+    [--by smooth_ap] [--ninths 2 3] [--dominators 2] [--sure 0.975] [--one-by-one]
     [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
@@ -28,13 +28,11 @@ from data.errors import UserError
 from data.files import write_json
 from nas.pareto import hypervolume
 from nas.records import record_header
-from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_DIVISORS, SURE, Peer, StopRule, peer_of
+from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_NINTHS, SURE, Peer, StopRule, peer_of
 from studies.main_job import LOOKAHEAD
 from studies.settings import AVERAGE_PRECISION, PROMISE
 
 SMOOTH_AP = "smooth_ap"
-RUNG_NINTHS = tuple(9 // divisor for divisor in RUNG_DIVISORS)
-"""Where a search has its rungs, in ninths of a fit's steps."""
 
 
 def judged_rows(
@@ -155,7 +153,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=200, help="(200)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
-    parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(1 3)")
+    parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(2 3)")
     parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
     parser.add_argument("--sure", type=float, default=SURE, help=f"share of the draws ({SURE})")
     parser.add_argument("--one-by-one", action="store_true", help="not draw by draw")

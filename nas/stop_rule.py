@@ -1,13 +1,13 @@
 """When a trial is not worth going on with: cheaper ones are surely better where it stands.
 
-A fit is judged at rungs: after a ninth and a third of its steps (successive halving with a factor
-of 3, as in Li et al., Hyperband, arXiv:1603.06560, but against the trials that a rung has seen so
-far instead of in brackets). Two objectives make the rule one of dominance: costs are known exactly,
-so a trial is compared only with trials that cost no more. Scores are not: but both were judged by
-the same images, so they are compared draw by draw as these are drawn again (a paired bootstrap),
-which leaves out what all networks find hard. There is no rung before the first step:
-the order of inherited weights has little to do with that of trained ones (Kendall's tau of smooth
-AP on 16 networks of like cost: 0.28, 90 % interval 0.01 to 0.54; docs/results/proxies.json).
+A fit is judged at rungs, after two ninths and a third of its steps (as in Li et al., Hyperband,
+arXiv:1603.06560, but against the trials that a rung has seen so far instead of in brackets). Two
+objectives make the rule one of dominance: costs are known exactly, so a trial is compared only with
+trials that cost no more. Scores are not; but all trials are judged by the same images, so two are
+compared draw by draw as these are drawn again (a paired bootstrap), which leaves out what every
+network finds hard. There is no rung before the first step: the order of inherited weights has
+little to do with that of trained ones (Kendall's tau of smooth AP on 16 networks of like cost:
+0.28, 90 % interval 0.01 to 0.54; docs/results/proxies.json).
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 Replicates = NDArray[np.float32]
 """A score in each draw of the images it was judged by."""
 
-RUNG_DIVISORS = (9, 3)
-"""A rung is this part of all steps."""
+RUNG_NINTHS = (2, 3)
+"""A rung is at so many ninths of all steps. After one ninth the order is still too much another: of
+the same trials as under DOMINATORS, rungs at one and three ninths save ONE_SAVED and lose
+ONE_LOST."""
 
 DOMINATORS = 2
 """So many trials must be surely better at no more cost before one is stopped. On the trials of a
@@ -29,7 +31,7 @@ in random ones, and lose 0.4 and 0.5 % of the hypervolume; three save 35 and 41 
 0.4 %. (Of random networks fitted from weights of their own, without a teacher, two save 56 % and
 lose 2.0 %, three 49 % and 1.0 %; docs/results/README.md, What early stopping spares and loses.)"""
 
-SURE = 0.95
+SURE = 0.975
 """One trial is surely better than another where it is so in this share of the draws."""
 
 EXEMPT_SHARE = 0.05
@@ -45,7 +47,8 @@ RUNG_SCORES = "rung_scores"
 """Score of every trial: what it had at the rungs it has reached."""
 
 RUNG_REPLICATES = "rung_replicates"
-"""Score of every trial: the same in each draw of the images, rung by rung. None of older trials."""
+"""Score of every trial: the same in each draw of the images, rung by rung. Older trials, which had
+other rungs, have none, and nothing is compared with them."""
 
 FIT_STEPS = "fit_steps"
 """Score of every trial: the steps of its fit."""
@@ -53,13 +56,13 @@ FIT_STEPS = "fit_steps"
 
 def rung_steps(steps: int) -> tuple[int, ...]:
     """The rungs below the end of a fit, rising; fewer where a fit is very short."""
-    return tuple(dict.fromkeys(steps // d for d in RUNG_DIVISORS if steps >= d))
+    return tuple(dict.fromkeys(steps * n // 9 for n in RUNG_NINTHS if steps * n >= 9))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Peer:
     """An earlier trial: what it costs and its score in every draw, at every rung that it has
-    reached; one number for all draws where no more is known."""
+    reached."""
 
     cost: float
     replicates: tuple[Replicates, ...]

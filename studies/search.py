@@ -21,7 +21,6 @@ from data.progress import Progress, silent
 from nas.stop_rule import (
     EXEMPT_SHARE,
     RUNG_REPLICATES,
-    RUNG_SCORES,
     STOPPED_AT,
     Peer,
     StopRule,
@@ -174,10 +173,9 @@ class _Driver:
 
     def _remember(self, number: int, known: Mapping[str, Any]) -> None:
         """Keep what later trials are compared with."""
-        if RUNG_SCORES in known:
+        if RUNG_REPLICATES in known:
             cost = float(known[self._settings.metric_names[1]])
-            alike = [[score] for score in known[RUNG_SCORES]]
-            self._peers[number] = peer_of(cost, known.get(RUNG_REPLICATES, alike))
+            self._peers[number] = peer_of(cost, known[RUNG_REPLICATES])
 
     def _settle(self, number: int) -> str | None:
         """Wait for a trial and tell the study. Why the trial failed, or None.

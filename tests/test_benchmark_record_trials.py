@@ -7,7 +7,7 @@ import pytest
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
 from benchmarks.record_trials import NINTHS, record
-from nas.stop_rule import RUNG_DIVISORS, RUNG_REPLICATES, RUNG_SCORES
+from nas.stop_rule import RUNG_NINTHS, RUNG_REPLICATES, RUNG_SCORES
 from studies.storage import load_study
 from studies.workspace import Workspace
 from tests.studies.taught_study import TRIALS, taught_study
@@ -33,7 +33,7 @@ def test_what_a_trial_comes_to_is_what_its_search_says(
     table = record(workspace, folder=tmp_path)
     trials = load_study(workspace.study, workspace.storage_url).trials
     assert len(table["rows"]) == TRIALS
-    at_rungs = [NINTHS.index(9 // divisor) for divisor in RUNG_DIVISORS]
+    at_rungs = [NINTHS.index(ninths) for ninths in RUNG_NINTHS]
     for row, trial in zip(table["rows"], trials, strict=True):
         found = [row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
         reached = trial.user_attrs[RUNG_SCORES]

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.stop_rule import FIT_STEPS, NEVER, RUNG_SCORES, SPARED_AT, STOPPED_AT, StopRule
+from nas.stop_rule import (
+    FIT_STEPS,
+    NEVER,
+    RUNG_REPLICATES,
+    RUNG_SCORES,
+    SPARED_AT,
+    STOPPED_AT,
+    StopRule,
+)
 from objectives.cost import Cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -40,12 +48,24 @@ def toy_scores(
     cost = toy_cost(architecture)
     bonus = 0.1 * (architecture.neck.kind == "pan") + 0.01 * architecture.head.depth
     ap = 1 - 1 / (1 + cost.params / 5000) + bonus
-    scores: dict[str, Score] = {"ap": ap, "trial_seen": trial, RUNG_SCORES: [ap / 4, ap / 2]}
+    scores: dict[str, Score] = {
+        "ap": ap,
+        "trial_seen": trial,
+        RUNG_SCORES: [ap / 4, ap / 2],
+        RUNG_REPLICATES: [[ap / 4], [ap / 2]],
+    }
     if not rule.is_beaten(0, [ap / 4 + 0.02]):
         return {**scores, FIT_STEPS: 9}
     if rule.is_exempt:
         return {**scores, FIT_STEPS: 9, SPARED_AT: 1}
-    return {"ap": ap / 4, "trial_seen": trial, RUNG_SCORES: [ap / 4], STOPPED_AT: 1, FIT_STEPS: 1}
+    return {
+        "ap": ap / 4,
+        "trial_seen": trial,
+        RUNG_SCORES: [ap / 4],
+        RUNG_REPLICATES: [[ap / 4]],
+        STOPPED_AT: 1,
+        FIT_STEPS: 1,
+    }
 
 
 def make_toy() -> Evaluate:
