@@ -10,8 +10,6 @@ measured once is kept in --folder, so a run that was cut goes on.
 """
 
 import argparse
-import hashlib
-import json
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 import optuna
 import torch
 
-from benchmarks.kept_rows import kept_rows
+from benchmarks.study_trials import StudyTrials
 from data.files import write_json
 from data.progress import Progress, silent
 from data.shards import open_shards
@@ -32,9 +30,7 @@ from objectives.average_precision import PrecisionReport
 from objectives.cost import architecture_cost
 from search_spaces.architecture import Architecture
 from studies.console import shown_progress
-from studies.fidelity_stage import job_of_trials
 from studies.front import cost_name, score_name
-from studies.storage import SETTINGS, load_study
 from studies.workspace import Workspace
 
 NINTHS = (1, 2, 3)
@@ -91,15 +87,14 @@ def record(
     Raises:
         UserError: there is no such study, or its shards or supernet are gone.
     """
-    study = load_study(workspace.study, workspace.storage_url)
-    settings = study.user_attrs[SETTINGS]
-    job = job_of_trials(workspace, settings, device="cpu")
-    keys = [trial.user_attrs["key"] for trial in study.trials if "key" in trial.user_attrs]
-    shards, size = open_shards(job.shards), settings["limits"]["image_size"]
-    facts = json.dumps([settings, NINTHS], sort_keys=True)
-    home = folder / hashlib.sha256(facts.encode()).hexdigest()[:16]
-    rows = kept_rows(
-        {home / f"{key}.json": partial(measure, job, key, size) for key in keys[:trials]},
+    found = StudyTrials.of(workspace)
+    job, study = found.job, found.study
+    shards, size = open_shards(job.shards), found.settings["limits"]["image_size"]
+    rows = found.measured(
+        partial(measure, image_size=size),
+        folder=folder,
+        facts=NINTHS,
+        trials=trials,
         unit="trials",
         progress=progress,
     )

@@ -11,7 +11,6 @@ as there are cores. What the search itself took, with its supernet and its teach
 """
 
 import argparse
-import hashlib
 import json
 import time
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from typing import Any
 import optuna
 import torch
 
-from benchmarks.kept_rows import kept_rows
+from benchmarks.study_trials import StudyTrials
 from data.errors import UserError
 from data.files import write_json
 from data.progress import Progress, silent
@@ -33,8 +32,6 @@ from nas.proxy import CandidateFitter, ProxyJob
 from nas.records import record_header, usable_cores
 from search_spaces.architecture import Architecture
 from studies.console import shown_progress
-from studies.fidelity_stage import job_of_trials
-from studies.storage import SETTINGS, load_study
 from studies.workspace import Workspace
 
 STAGES = ("search", "supernet", "teacher")
@@ -92,22 +89,21 @@ def compare(
         UserError: there is no such study, its shards or its supernet are gone, or its timings lack
             a stage.
     """
-    study = load_study(workspace.study, workspace.storage_url)
-    settings = study.user_attrs[SETTINGS]
-    job = job_of_trials(workspace, settings, device="cpu")
+    found = StudyTrials.of(workspace)
+    job, keys = found.job, found.keys
     took = _stages(workspace.file("timings.json"))
-    keys = [trial.user_attrs["key"] for trial in study.trials if "key" in trial.user_attrs]
-    facts = json.dumps([settings, alone_steps], sort_keys=True)
-    home = folder / hashlib.sha256(facts.encode()).hexdigest()[:16]
-    rows = kept_rows(
-        {home / f"{key}.json": partial(measure, job, key, alone_steps) for key in keys[:trials]},
+    rows = found.measured(
+        partial(measure, alone_steps=alone_steps),
+        folder=folder,
+        facts=alone_steps,
+        trials=trials,
         unit="networks",
         progress=progress,
     )
     each = [alone_steps * row["step_seconds"] + row["judge_seconds"] for row in rows]
     alone = sum(each) / len(each) * len(keys) / usable_cores()
     return {
-        **record_header(seed=job.seed, data_hash=settings["data"]),
+        **record_header(seed=job.seed, data_hash=found.settings["data"]),
         "study": workspace.study,
         "trials": len(keys),
         "timed_trials": len(rows),

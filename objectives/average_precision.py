@@ -107,12 +107,13 @@ class PrecisionReport:
     images: int
     faces: int
     iou_threshold: float
-    smooth_replicates: tuple[float, ...] = field(default=(), repr=False)
+    smooth_replicates: tuple[float, ...] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain lists, dicts and numbers, without the replicates."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, smooth_replicates=()))))
-        del plain["smooth_replicates"]
+        fields = asdict(self)
+        del fields["smooth_replicates"]
+        plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
 
 

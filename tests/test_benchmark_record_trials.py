@@ -10,7 +10,7 @@ from benchmarks.record_trials import NINTHS, record
 from nas.stop_rule import RUNG_NINTHS, RUNG_REPLICATES, RUNG_SCORES
 from studies.storage import load_study
 from studies.workspace import Workspace
-from tests.studies.taught_study import TRIALS, taught_study
+from tests.studies.taught_study import TRIALS, measure_in_this_process, taught_study
 from tests.tiny_training import diverge
 
 
@@ -21,9 +21,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        record_trials, "kept_rows", lambda rows, **_: [row() for row in rows.values()]
-    )
+    measure_in_this_process(monkeypatch)
     record_trials._evaluator.cache_clear()
 
 

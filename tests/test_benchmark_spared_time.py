@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.files import write_json
 from nas.records import usable_cores
 from studies.workspace import Workspace
-from tests.studies.taught_study import TRIALS, taught_study
+from tests.studies.taught_study import TRIALS, measure_in_this_process, taught_study
 
 TOOK = {"search": 8.0, "supernet": 1.0, "teacher": 1.0, "audit": 5.0}
 
@@ -23,9 +23,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        spared_time, "kept_rows", lambda rows, **_: [row() for row in rows.values()]
-    )
+    measure_in_this_process(monkeypatch)
     spared_time._fitter.cache_clear()
 
 
