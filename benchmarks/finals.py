@@ -4,16 +4,21 @@ Run from the repository's root:
 python -m benchmarks.finals STUDY OTHER [--max-macs 1G] [--write docs/results/finals.json]
 STUDY and OTHER are folders with a `fidelity.json`, such as runs/wider or docs/results/wider. The
 box spans the logarithm of MACs from the least of all finalists to --max-macs, and AP from 0 to 1.
-Every AP is uncertain by the crops that it was measured on; drawn anew from their 90 % intervals
-for each of --draws, they give that of the difference. (Both searches used the same crops, so what
-is common to all networks cancels and the interval is rather too wide.)
+Every AP is uncertain, and drawn anew for each of --draws it gives the interval of the difference.
+
+With --again STUDY_2 OTHER_2, the finals of the same two searches held a second time with another
+seed (fidelity --seed 1), a network's AP is the mean of both, and how uncertain it is comes from how
+far the two are apart: by other first weights, another order of images and other held-out crops. Of
+finals held once only the luck of the crops is known, by their 90 % intervals: too much, as both
+searches had the same crops and what every network finds hard cancels, and too little, as a fit has
+luck of its own.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,7 @@ class Finals:
     """
 
     study: str
+    keys: Sequence[str]
     macs: Sequence[int]
     aps: Sequence[float]
     trial_aps: Sequence[float]
@@ -72,6 +78,7 @@ def read_finals(folder: Path) -> Finals:
     size = Limits().image_size
     return Finals(
         study=record["study"],
+        keys=[one["key"] for one in networks],
         macs=[
             architecture_cost(Architecture.from_key(one["key"]), image_size=size).macs
             for one in networks
@@ -91,8 +98,49 @@ def _deviation(low: float, high: float) -> float:
     return (high - low) / float(norm.ppf(INTERVAL[1]) - norm.ppf(INTERVAL[0]))
 
 
-def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int) -> dict[str, Any]:
-    """The share of each, and the first's less the second's.
+def fit_scatter(held: Sequence[tuple[Finals, Finals]]) -> float:
+    """Standard deviation of the root of one fit's AP, from finals that were held twice.
+
+    How hard the crops of one time are is common to all its networks, and left out.
+    """
+    apart = np.concatenate(
+        [np.sqrt(first.aps) - np.sqrt(_in_order(again, first).aps) for first, again in held]
+    )
+    return float(apart.std(ddof=1) / math.sqrt(2))
+
+
+def together(first: Finals, again: Finals, scatter: float) -> Finals:
+    """Finals that were held twice, as one. scatter: of the root of one fit's AP."""
+    aps = np.mean([first.aps, _in_order(again, first).aps], axis=0)
+    deviations = 2 * np.sqrt(aps) * scatter / math.sqrt(2)
+    return replace(first, aps=aps.tolist(), deviations=deviations.tolist())
+
+
+def _in_order(finals: Finals, model: Finals) -> Finals:
+    """The same networks in the order of another holding.
+
+    Raises:
+        UserError: they are others or were fitted otherwise, or the seed is the same.
+    """
+    if sorted(finals.keys) != sorted(model.keys):
+        raise UserError(
+            f"the finals of {model.study} were held twice with different networks; hold them with "
+            "the same --finalists"
+        )
+    if finals.made_of["seed"] == model.made_of["seed"]:
+        raise UserError(
+            f"the finals of {model.study} were held twice with seed {model.made_of['seed']}; give "
+            "fidelity another --seed"
+        )
+    check_alike(
+        *(replace(held, made_of={**held.made_of, "seed": None}) for held in (finals, model))
+    )
+    places = [finals.keys.index(key) for key in model.keys]
+    return replace(finals, keys=model.keys, aps=[finals.aps[i] for i in places])
+
+
+def check_alike(one: Finals, other: Finals) -> None:
+    """Two searches can be compared.
 
     Raises:
         UserError: the finals were of other data, another split or other fits.
@@ -103,6 +151,15 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
                 f"the finals of {one.study} and {other.study} have another {name}: {value} and "
                 f"{other.made_of[name]}; hold them with the same"
             )
+
+
+def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int) -> dict[str, Any]:
+    """The share of each, and the first's less the second's.
+
+    Raises:
+        UserError: see `check_alike`.
+    """
+    check_alike(one, other)
     box = Box(min(*one.macs, *other.macs), max_macs)
     shares = [finals.share(box, finals.aps) for finals in (one, other)]
     generator = np.random.default_rng(seed)
@@ -136,16 +193,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("study", type=Path, help="folder with a fidelity.json")
     parser.add_argument("other", type=Path, help="the same of another study")
+    parser.add_argument(
+        "--again", nargs=2, type=Path, metavar=("STUDY_2", "OTHER_2"), help="held a second time"
+    )
     parser.add_argument("--max-macs", type=parse_quantity, default=Limits().max_macs, help="(1G)")
     parser.add_argument("--draws", type=int, default=2000, help="(2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
     one, other = read_finals(options.study), read_finals(options.other)
+    fit = {"fit": one.made_of["fit"], "holdings": 1}
+    if options.again is not None:
+        again = [read_finals(folder) for folder in options.again]
+        check_alike(*again)
+        scatter = fit_scatter([(one, again[0]), (other, again[1])])
+        one, other = (
+            together(first, second, scatter)
+            for first, second in zip((one, other), again, strict=True)
+        )
+        fit |= {"holdings": 2, "fit_scatter": scatter}
     found = compare(one, other, max_macs=options.max_macs, draws=options.draws, seed=options.seed)
     result = {
         **record_header(seed=options.seed, data_hash=one.made_of["data"]),
-        "fit": one.made_of["fit"],
+        **fit,
         **found,
     }
     print(json.dumps(found, indent=2))
