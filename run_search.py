@@ -372,7 +372,7 @@ def fidelity(
     show_table(PROXY_COLUMNS, proxy_cells(record))
     show_table(CANDIDATE_COLUMNS, candidate_cells(record))
     _say(f"result: {request.target}")
-    _say(f"next: python run_search.py report --study {study}")
+    _say(f"next: python run_search.py report {request.workspace.options(storage)}")
 
 
 @app.command()

@@ -593,7 +593,7 @@ class _Job:
         for stage, seconds in self.stages.this_run.items():
             self.say(f"{stage}: {seconds:.1f} s")
         self.say(f"total: {sum(self.stages.this_run.values()):.1f} s")
-        study, folder = self.workspace.study, self.workspace.folder
+        folder = self.workspace.folder
         self.say(f"front: {len(front)} networks in {folder / 'front.json'}")
         self.say(f"report: {folder / 'report.html'}")
         self.say(f"watch: optuna-dashboard {self.request.url}")
@@ -602,7 +602,8 @@ class _Job:
         if done is not None:
             self.say(f"next: python run_search.py detect {done['onnx']} PHOTO --output boxes.jpg")
         else:
-            self.say(f"next: python run_search.py front --study {study}")
+            options = self.workspace.options(self.request.storage_url)
+            self.say(f"next: python run_search.py front {options}")
 
 
 def _name(trained: Path | None) -> str | None:

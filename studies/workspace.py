@@ -1,11 +1,15 @@
 """Where the files of a study are."""
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
 from search_spaces.catalogue import REFERENCES
+
+RUNS = Path("runs")
+"""The folder of all studies where no other is named, as on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,12 @@ def architecture_subject(runs: Path, architecture: str) -> Subject:
     """A network outside of any study. architecture: a reference's name or a key of the space."""
     digest = hashlib.sha256(architecture.encode()).hexdigest()[:12]
     folder = architecture if architecture in REFERENCES else f"architecture-{digest}"
-    return Subject(runs / "architectures" / folder, architecture, f"--arch {architecture}")
+    options = shlex.join(("--arch", architecture, *_of_runs(runs)))
+    return Subject(runs / "architectures" / folder, architecture, options)
+
+
+def _of_runs(runs: Path) -> tuple[str, ...]:
+    return () if runs == RUNS else ("--runs", str(runs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,11 @@ class Workspace:
     def storage_url(self) -> str:
         """The database as SQLAlchemy and optuna-dashboard name it."""
         return f"sqlite:///{self.database}"
+
+    def options(self, storage_url: str | None = None) -> str:
+        """What names the study on the command line. storage_url: where it is in another one."""
+        storage = () if storage_url is None else ("--storage", storage_url)
+        return shlex.join(("--study", self.study, *storage, *_of_runs(self.runs)))
 
     @property
     def cache(self) -> Path:
@@ -105,7 +119,7 @@ class Workspace:
         return Subject(
             self.trial(number),
             f"trial {number} of study {self.study!r}",
-            f"--study {self.study} --trial {number}",
+            shlex.join(("--study", self.study, "--trial", str(number), *_of_runs(self.runs))),
         )
 
     @property

@@ -214,7 +214,7 @@ def test_three_trials_are_too_few_for_rank_fidelity(tmp_path: Path) -> None:
     rows = run_job(request, say=said.append)
     assert [row["trial"] for row in rows] == [0]
     assert any("fewer than 4 trials" in line for line in said)
-    assert any(line.startswith("next: python run_search.py front") for line in said)
+    assert f"next: python run_search.py front --study tiny --runs {tmp_path}" in said
 
 
 def latency_request(folder: Path, table: LatencyTable) -> JobRequest:

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
+import run_search
 from data.errors import UserError
-from studies.workspace import Workspace
-
-RUNS = Path("runs")
+from studies.workspace import RUNS, Workspace, architecture_subject
 
 
 def test_two_studies_share_the_cache_and_nothing_else() -> None:
@@ -38,3 +37,16 @@ def test_trials_and_supernets_have_places_of_their_own() -> None:
 def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="a study's name is its folder's"):
         Workspace(RUNS, name)
+
+
+def test_options_name_a_study_where_it_is() -> None:
+    assert run_search.RUNS == RUNS  # which options leave out
+    assert Workspace(RUNS, "one").options() == "--study one"
+    assert Workspace(Path("/my runs"), "one").options() == "--study one --runs '/my runs'"
+    assert (
+        Workspace(RUNS, "one").options("sqlite:///a.db") == "--study one --storage sqlite:///a.db"
+    )
+    assert (
+        Workspace(Path("there"), "one").subject(3).options == "--study one --trial 3 --runs there"
+    )
+    assert architecture_subject(Path("there"), "yunet-n").options == "--arch yunet-n --runs there"
