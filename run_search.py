@@ -340,6 +340,9 @@ def fidelity(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a fit alone; unset: the study's own.")
     ] = None,
+    fits: Annotated[
+        int, typer.Option(min=1, help="Fits alone of each network; their mean counts.")
+    ] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
@@ -363,6 +366,7 @@ def fidelity(
         candidates=candidates,
         finalists=finalists,
         steps=steps,
+        fits=fits,
         seed=seed,
         device=device,
         workers=workers,

@@ -6,23 +6,23 @@ STUDY and OTHER are folders with a `fidelity.json`, such as runs/wider or docs/r
 box spans the logarithm of MACs from the least of all finalists to --max-macs, and AP from 0 to 1.
 Every AP is uncertain, and drawn anew for each of --draws it gives the interval of the difference.
 
-With --again STUDY_2 OTHER_2, the finals of the same two searches held a second time with another
-seed (fidelity --seed 1), a network's AP is the mean of both, and how uncertain it is comes from how
-far the two are apart: by other first weights, another order of images and other held-out crops. Of
-finals held once only the luck of the crops is known, by their 90 % intervals: too much, as both
-searches had the same crops and what every network finds hard cancels, and too little, as a fit has
-luck of its own.
+Where each network was fitted several times (fidelity --fits 2), its AP is the mean, and how
+uncertain it is comes from how far the fits are apart: by other first weights, another order of
+images and other held-out crops. Of single fits only the luck of the crops is known, by their 90 %
+intervals: too much, as both searches had the same crops and what every network finds hard cancels,
+and too little, as a fit has luck of its own.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 
 from data.errors import UserError
@@ -35,6 +35,8 @@ from objectives.limits import Limits
 from search_spaces.architecture import Architecture
 from studies.front import FIDELITY, FINALS
 
+Array = NDArray[np.float64]
+
 INTERVAL = (0.05, 0.95)
 
 
@@ -42,16 +44,16 @@ INTERVAL = (0.05, 0.95)
 class Finals:
     """Networks that a search ended with, fitted alone for `steps` steps.
 
-    trial_aps: what they had as trials. deviations: standard deviations of `aps`. made_of: what two
-    searches must agree in.
+    trial_aps: what they had as trials. intervals: of `aps`, by the luck of the crops. fits: AP of
+    every fit of each, (N, fits). made_of: what two searches must agree in.
     """
 
     study: str
-    keys: Sequence[str]
     macs: Sequence[int]
     aps: Sequence[float]
     trial_aps: Sequence[float]
-    deviations: Sequence[float]
+    intervals: Sequence[tuple[float, float]]
+    fits: Sequence[Sequence[float]]
     made_of: dict[str, Any]
 
     def share(self, box: Box, aps: Sequence[float]) -> float:
@@ -78,69 +80,47 @@ def read_finals(folder: Path) -> Finals:
     size = Limits().image_size
     return Finals(
         study=record["study"],
-        keys=[one["key"] for one in networks],
         macs=[
             architecture_cost(Architecture.from_key(one["key"]), image_size=size).macs
             for one in networks
         ],
         aps=[one["ap"] for one in networks],
         trial_aps=[one["trial_ap"] for one in networks],
-        deviations=[_deviation(*one["ap_interval"]) for one in networks],
+        intervals=[tuple(one["ap_interval"]) for one in networks],
+        fits=[one.get("aps", [one["ap"]]) for one in networks],
         made_of={
             "data": record["data_hash"],
             "seed": record["seed"],
+            "number of fits": record[FINALS].get("fits", 1),
             "fit": {**record["alone"], "steps": record[FINALS]["steps"]},
         },
     )
 
 
-def _deviation(low: float, high: float) -> float:
-    return (high - low) / float(norm.ppf(INTERVAL[1]) - norm.ppf(INTERVAL[0]))
+def fit_scatter(searches: Sequence[Finals]) -> float | None:
+    """Standard deviation of the root of one fit's AP, among the fits of one network; None where
+    each was fitted once.
 
-
-def fit_scatter(held: Sequence[tuple[Finals, Finals]]) -> float:
-    """Standard deviation of the root of one fit's AP, from finals that were held twice.
-
-    How hard the crops of one time are is common to all its networks, and left out.
+    How hard the crops of one time are is common to all networks that had them, and left out.
     """
-    apart = np.concatenate(
-        [np.sqrt(first.aps) - np.sqrt(_in_order(again, first).aps) for first, again in held]
-    )
-    return float(apart.std(ddof=1) / math.sqrt(2))
+    roots = np.sqrt(np.concatenate([one.fits for one in searches]))
+    networks, fits = roots.shape
+    if fits == 1:
+        return None
+    left = roots - roots.mean(axis=0) - roots.mean(axis=1, keepdims=True) + roots.mean()
+    return float(np.sqrt((left**2).sum() / ((networks - 1) * (fits - 1))))
 
 
-def together(first: Finals, again: Finals, scatter: float) -> Finals:
-    """Finals that were held twice, as one. scatter: of the root of one fit's AP."""
-    aps = np.mean([first.aps, _in_order(again, first).aps], axis=0)
-    deviations = 2 * np.sqrt(aps) * scatter / math.sqrt(2)
-    return replace(first, aps=aps.tolist(), deviations=deviations.tolist())
+def _deviations(finals: Finals, scatter: float | None) -> Array:
+    """Standard deviation of each AP. scatter: of the root of a fit's AP, where it is known."""
+    if scatter is None:
+        low, high = np.array(finals.intervals).T
+        return np.asarray((high - low) / (norm.ppf(INTERVAL[1]) - norm.ppf(INTERVAL[0])))
+    return np.asarray(2 * np.sqrt(finals.aps) * scatter / math.sqrt(len(finals.fits[0])))
 
 
-def _in_order(finals: Finals, model: Finals) -> Finals:
-    """The same networks in the order of another holding.
-
-    Raises:
-        UserError: they are others or were fitted otherwise, or the seed is the same.
-    """
-    if sorted(finals.keys) != sorted(model.keys):
-        raise UserError(
-            f"the finals of {model.study} were held twice with different networks; hold them with "
-            "the same --finalists"
-        )
-    if finals.made_of["seed"] == model.made_of["seed"]:
-        raise UserError(
-            f"the finals of {model.study} were held twice with seed {model.made_of['seed']}; give "
-            "fidelity another --seed"
-        )
-    check_alike(
-        *(replace(held, made_of={**held.made_of, "seed": None}) for held in (finals, model))
-    )
-    places = [finals.keys.index(key) for key in model.keys]
-    return replace(finals, keys=model.keys, aps=[finals.aps[i] for i in places])
-
-
-def check_alike(one: Finals, other: Finals) -> None:
-    """Two searches can be compared.
+def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int) -> dict[str, Any]:
+    """The share of each, and the first's less the second's.
 
     Raises:
         UserError: the finals were of other data, another split or other fits.
@@ -151,23 +131,16 @@ def check_alike(one: Finals, other: Finals) -> None:
                 f"the finals of {one.study} and {other.study} have another {name}: {value} and "
                 f"{other.made_of[name]}; hold them with the same"
             )
-
-
-def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int) -> dict[str, Any]:
-    """The share of each, and the first's less the second's.
-
-    Raises:
-        UserError: see `check_alike`.
-    """
-    check_alike(one, other)
+    scatter = fit_scatter((one, other))
     box = Box(min(*one.macs, *other.macs), max_macs)
     shares = [finals.share(box, finals.aps) for finals in (one, other)]
     generator = np.random.default_rng(seed)
     differences = [
-        _drawn_share(one, box, generator) - _drawn_share(other, box, generator)
+        _drawn_share(one, box, scatter, generator) - _drawn_share(other, box, scatter, generator)
         for _ in range(draws)
     ]
     return {
+        "fit_scatter": scatter,
         "box": {"least_macs": box.least, "highest_macs": box.highest},
         "studies": [
             {
@@ -183,8 +156,10 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
     }
 
 
-def _drawn_share(finals: Finals, box: Box, generator: np.random.Generator) -> float:
-    aps = generator.normal(finals.aps, finals.deviations)
+def _drawn_share(
+    finals: Finals, box: Box, scatter: float | None, generator: np.random.Generator
+) -> float:
+    aps = generator.normal(finals.aps, _deviations(finals, scatter))
     return finals.share(box, np.clip(aps, 0.0, 1.0).tolist())
 
 
@@ -193,29 +168,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("study", type=Path, help="folder with a fidelity.json")
     parser.add_argument("other", type=Path, help="the same of another study")
-    parser.add_argument(
-        "--again", nargs=2, type=Path, metavar=("STUDY_2", "OTHER_2"), help="held a second time"
-    )
     parser.add_argument("--max-macs", type=parse_quantity, default=Limits().max_macs, help="(1G)")
     parser.add_argument("--draws", type=int, default=2000, help="(2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
     one, other = read_finals(options.study), read_finals(options.other)
-    fit = {"fit": one.made_of["fit"], "holdings": 1}
-    if options.again is not None:
-        again = [read_finals(folder) for folder in options.again]
-        check_alike(*again)
-        scatter = fit_scatter([(one, again[0]), (other, again[1])])
-        one, other = (
-            together(first, second, scatter)
-            for first, second in zip((one, other), again, strict=True)
-        )
-        fit |= {"holdings": 2, "fit_scatter": scatter}
     found = compare(one, other, max_macs=options.max_macs, draws=options.draws, seed=options.seed)
     result = {
         **record_header(seed=options.seed, data_hash=one.made_of["data"]),
-        **fit,
+        "fit": one.made_of["fit"],
+        "fits": one.made_of["number of fits"],
         **found,
     }
     print(json.dumps(found, indent=2))

@@ -115,6 +115,21 @@ class StandAloneEvaluator:
         return {**report_scores(self._fitter.judge(fitted)), **promise}
 
 
+def mean_of_fits(fits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Fits alone of one network as one: the mean of every score, and the single `aps`.
+
+    `ap_interval` has the mean of the ends: it is that of one fit, by the luck of its crops. AP is
+    NaN where a fit diverged.
+    """
+    aps = [one["ap"] for one in fits]
+    if not all(map(math.isfinite, aps)):
+        return {"ap": math.nan}
+    numbers = [name for name, value in fits[0].items() if isinstance(value, int | float)]
+    mean: dict[str, Any] = {name: float(np.mean([one[name] for one in fits])) for name in numbers}
+    ends = np.mean([one["ap_interval"] for one in fits], axis=0)
+    return mean | {"ap_interval": ends.tolist(), "aps": aps}
+
+
 def tau_b(first: Values, second: Values) -> float:
     """Kendall's tau-b of two scores of the same candidates.
 
@@ -201,24 +216,32 @@ def rank_fidelity(
 
 
 def expected_aps(
-    trial_scores: Sequence[float], alone_aps: Sequence[float], costs: Sequence[float]
+    trial_scores: Sequence[float],
+    alone_aps: Sequence[float],
+    costs: Sequence[float],
+    *,
+    fits: int = 1,
 ) -> list[float]:
-    """What networks can be expected to reach when fitted alone once more, by both of their fits.
+    """What networks can be expected to reach when fitted alone once more, by all of their fits.
 
-    One fit alone has luck, and so has a trial. What a trial says of the root of the AP alone is
+    A fit alone has luck, and so has a trial. What a trial says of the root of the AP alone is
     learned from all of the networks, by least squares on the root of its score and the logarithm of
-    the cost; the mean of that and of the root that was measured is squared. Of 16 networks of like
-    cost one fit of 1,200 steps has a Kendall's tau of 0.69 with the mean of three others, and
-    together with a trial of 450 steps 0.75 (means over which fit is the one; docs/results).
+    the cost; the mean of that and of the root that was measured is squared. A trial weighs as much
+    as one of the fits alone, whose mean is given: it says as much (equal_fidelity.json).
+    Of 16 networks of like cost one fit of 1,200 steps has a Kendall's tau of 0.69 with the mean of
+    three others, and together with a trial of 450 steps 0.75 (means over which fit is the one;
+    docs/results/README.md, Which score a trial has).
 
-    Fewer than FEWEST_PAIRS networks teach nothing: theirs are the APs alone.
+    fits: so many fits alone have the mean APs. Fewer than FEWEST_PAIRS networks teach nothing:
+    theirs are the APs alone.
     """
     if len(alone_aps) < FEWEST_PAIRS:
         return list(alone_aps)
     trial, alone = np.sqrt(trial_scores), np.sqrt(alone_aps)
     columns = np.column_stack([np.ones_like(trial), trial, np.log(costs)])
     weights = np.linalg.lstsq(columns, alone)[0]
-    expected: list[float] = (np.maximum(0.0, (alone + columns @ weights) / 2) ** 2).tolist()
+    roots = (fits * alone + columns @ weights) / (fits + 1)
+    expected: list[float] = (np.maximum(0.0, roots) ** 2).tolist()
     return expected
 
 

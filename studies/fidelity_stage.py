@@ -23,6 +23,7 @@ from nas.fidelity import (
     StandAloneJob,
     choose_candidates,
     expected_aps,
+    mean_of_fits,
     rank_fidelity,
 )
 from nas.fitting import FitSettings
@@ -40,6 +41,7 @@ from studies.front import (
     front_trials,
     points_of,
     score_name,
+    show_steps,
     trials_have_a_say,
 )
 from studies.say import Say, unsaid
@@ -58,6 +60,8 @@ class FidelityPlan:
     it to be compared. finalists: how many, nearest the front, get it in the finals; 0 or None for
     no finals. lengthen: whether finals are of fewer networks, fitted longer, where trials are not
     to be trusted. seed: of the draw of candidates and of the split that is fitted and judged on.
+    fits: how often each network is fitted, the first time with this seed and then with the next
+    ones; the mean counts.
     """
 
     workspace: Workspace
@@ -71,17 +75,35 @@ class FidelityPlan:
     seed: int
     workers: int
     lengthen: bool = True
+    fits: int = 1
 
-    def fits(self, settings: FitSettings) -> AloneFits:
-        """Fits alone with these settings, from other first weights than the trials had."""
+    def scores(
+        self, rows: Sequence[TrialRow], settings: FitSettings, *, label: str, progress: Progress
+    ) -> list[dict[str, Any]]:
+        """What fits alone with these settings gave each trial's network, the mean of so many.
+
+        `ap` is NaN where the loss was not finite. label: what progress counts.
+        """
+        if self.fits == 1:
+            return self._fits(settings, self.seed).scores(rows, label=label, progress=progress)
+        times = [
+            self._fits(settings, self.seed + i).scores(
+                rows, label=f"{label}, {i + 1} of {self.fits}", progress=progress
+            )
+            for i in range(self.fits)
+        ]
+        return [mean_of_fits(fits) for fits in zip(*times, strict=True)]
+
+    def _fits(self, settings: FitSettings, seed: int) -> AloneFits:
+        """Fits alone from other first weights than the trials had. seed: see the plan's."""
         proxy = self.proxy
         statistics = max(ALONE_STATISTICS, proxy.settings.recalibration_images)
         job = StandAloneJob(
             shards=proxy.shards,
             proxy=replace(proxy.settings, recalibration_images=statistics),
             fit=settings,
-            seed=self.seed,
-            fit_seed=self.seed + proxy.seed + 1,
+            seed=seed,
+            fit_seed=seed + proxy.seed + 1,
             device=proxy.device,
         )
         return AloneFits(self.workspace, job, self.data_hash, self.workers)
@@ -92,7 +114,8 @@ class FidelityRequest:
     """What a person asks of a study that has been searched. None: as the study's schedule has it,
     for workers one for each core.
 
-    steps: of a fit alone, in the finals too, however trials turn out.
+    steps: of a fit alone, in the finals too, however trials turn out. fits: how often each network
+    is fitted.
     """
 
     workspace: Workspace
@@ -100,6 +123,7 @@ class FidelityRequest:
     candidates: int | None = None
     finalists: int | None = None
     steps: int | None = None
+    fits: int = 1
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
@@ -141,6 +165,7 @@ def study_fidelity(
         seed=request.seed,
         workers=request.workers or (1 if device.type == "cuda" else usable_cores()),
         lengthen=request.steps is None,
+        fits=request.fits,
     )
     return measure_fidelity(plan, rows, say=say, progress=progress)
 
@@ -218,6 +243,7 @@ def measure_fidelity(
         "study": plan.workspace.study,
         "trials": len(rows),
         "alone": asdict(plan.alone),
+        "fits": plan.fits,
         **result,
         FINALS: finals,
     }
@@ -234,7 +260,7 @@ def _fit_candidates(
     others = sorted(by_number.keys() - set(on_front))
     chosen = choose_candidates(on_front, others, count=plan.candidates, seed=plan.seed)
     candidates = [by_number[number] for number in chosen]
-    scores = plan.fits(plan.alone).scores(candidates, label="fit alone", progress=progress)
+    scores = plan.scores(candidates, plan.alone, label="fit alone", progress=progress)
     return _finite(candidates, scores, "rank fidelity", say)
 
 
@@ -259,7 +285,7 @@ def _tell_tau(plan: FidelityPlan, result: dict[str, Any], say: Say) -> None:
     say(
         f"rank fidelity: Kendall's tau {result['tau']:.2f} (90 % interval {low:.2f} to "
         f"{high:.2f}) between the proxy and {len(result['architectures'])} networks fitted alone "
-        f"for {plan.alone.steps} steps"
+        f"for {show_steps(plan.alone.steps, plan.fits)}"
     )
 
 
@@ -271,7 +297,7 @@ def _finals(
     *,
     is_trusted: bool,
 ) -> dict[str, Any] | None:
-    """The networks nearest the front, fitted alone: `steps`, and `networks` as rows.
+    """The networks nearest the front, fitted alone: `steps`, `fits`, and `networks` as rows.
 
     `expected_ap` is what fit and trial together make likely, and `ap` again where trials are not to
     be trusted or too few to learn from.
@@ -291,12 +317,13 @@ def _finals(
         say(f"the finals have fits {LONGER} times as long, of fewer networks")
     nearest = nearest_front(points_of(rows, plan.cost), count)
     finalists = [rows[i] for i in sorted(nearest)]
-    scores = plan.fits(settings).scores(finalists, label="finals", progress=progress)
+    scores = plan.scores(finalists, settings, label="finals", progress=progress)
     finalists, scores = _finite(finalists, scores, FINALS, say)
     expected = aps = [one["ap"] for one in scores]
     if is_trusted:
         points = points_of(finalists, plan.cost)
-        expected = expected_aps([score for _, score in points], aps, [cost for cost, _ in points])
+        costs, trials = zip(*points, strict=True)
+        expected = expected_aps(trials, aps, costs, fits=plan.fits)
     networks = [
         {"trial": row.trial, "key": row.key, "trial_ap": row.ap}
         | {name: one[name] for name in FINAL_SCORES if name in one}
@@ -306,9 +333,9 @@ def _finals(
     makers = "that and their trials make" if trials_have_a_say(networks) else "that makes"
     say(
         f"{FINALS}: {len(finalists)} networks at and next to the front fitted alone for "
-        f"{settings.steps} steps; {makers} the front"
+        f"{show_steps(settings.steps, plan.fits)}; {makers} the front"
     )
-    return {"steps": settings.steps, "networks": networks}
+    return {"steps": settings.steps, "fits": plan.fits, "networks": networks}
 
 
 PROXY_COLUMNS = ("proxy", "tau", "90 % interval")

@@ -22,8 +22,8 @@ FIDELITY = "fidelity.json"
 """What `studies.fidelity_stage` writes."""
 
 FINALS = "finals"
-FINAL_SCORES = ("ap", "ap_interval", "smooth_ap")
-"""What is kept of a finalist's fit alone."""
+FINAL_SCORES = ("ap", "aps", "ap_interval", "smooth_ap")
+"""What is kept of a finalist's fit alone; `aps` where it had several."""
 
 FINALISTS_SCORES = ("alone_ap", "alone_ap_interval", "trial_ap")
 """What a finalist has beside the AP that is likely of it."""
@@ -51,6 +51,11 @@ def finalists(workspace: Workspace, rows: Sequence[TrialRow]) -> list[TrialRow]:
         return list(rows)
     by_number = {row.trial: row for row in rows}
     return [_finalist(by_number[one["trial"]], one) for one in finals["networks"]]
+
+
+def show_steps(steps: int, fits: int) -> str:
+    """How long networks were fitted alone, and how often where it was more than once."""
+    return f"{steps} steps" if fits == 1 else f"{steps} steps, {fits} times each"
 
 
 def trials_have_a_say(networks: Sequence[dict[str, Any]]) -> bool:

@@ -8,7 +8,14 @@ from data.progress import Progress, silent
 from nas.report import ReportData, write_report
 from objectives.latency_table import load_latency_table
 from studies.early_stopping import stopping_report
-from studies.front import cost_name, finals_of, front_rows, score_name, trials_have_a_say
+from studies.front import (
+    cost_name,
+    finals_of,
+    front_rows,
+    score_name,
+    show_steps,
+    trials_have_a_say,
+)
 from studies.hypervolume_curves import comparison_line, write_hypervolume
 from studies.say import Say, unsaid
 from studies.settings import name_of_score
@@ -117,13 +124,13 @@ def _finals_line(finals: dict[str, Any] | None) -> str | None:
     """What the AP of the front is."""
     if finals is None:
         return None
-    networks = finals["networks"]
+    networks, fits = finals["networks"], finals.get("fits", 1)
     shown = "the AP that this and their trials make likely; other trials have that"
     if not trials_have_a_say(networks):
         shown = "their AP; other trials have that"
     return (
-        f"the front is that of {len(networks)} networks fitted alone for {finals['steps']} steps, "
-        f"and shows {shown} of their short fits"
+        f"the front is that of {len(networks)} networks fitted alone for "
+        f"{show_steps(finals['steps'], fits)}, and shows {shown} of their short fits"
     )
 
 
@@ -134,7 +141,7 @@ def _fidelity(result: dict[str, Any]) -> dict[str, Any]:
         "tau": result["tau"],
         "interval": result["tau_interval"],
         "networks fitted alone": len(result["architectures"]),
-        "steps alone": result["alone"]["steps"],
+        "fits alone": show_steps(result["alone"]["steps"], result.get("fits", 1)),
         **{
             f"tau of {name}": round(value["tau"], 2)
             for name, value in result["proxies"].items()

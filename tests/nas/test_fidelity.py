@@ -15,6 +15,7 @@ from nas.fidelity import (
     choose_candidates,
     expected_aps,
     kendall_tau,
+    mean_of_fits,
     rank_fidelity,
     tau_b,
 )
@@ -208,6 +209,18 @@ def test_what_is_expected_is_halfway_from_the_fit_alone_to_what_the_trials_say()
     roots = np.sqrt(expected_aps(trial.tolist(), lucky.tolist(), costs.tolist()))
     line = np.sqrt(alone) + 0.09 / 9  # the middle one lifts all guesses by its ninth
     assert roots == pytest.approx((np.sqrt(lucky) + line) / 2)
+    twice = expected_aps(trial.tolist(), lucky.tolist(), costs.tolist(), fits=2)
+    assert np.sqrt(twice) == pytest.approx((2 * np.sqrt(lucky) + line) / 3)
+
+
+def test_fits_of_one_network_count_by_their_mean() -> None:
+    first = {"ap": 0.1, "ap_interval": [0.05, 0.2], "zen": 3, "intervals": {"recall": [0, 1]}}
+    mean = mean_of_fits([first, {**first, "ap": 0.3, "ap_interval": [0.15, 0.4], "zen": 4}])
+    assert mean["aps"] == [0.1, 0.3]
+    assert (mean["ap"], mean["zen"]) == (pytest.approx(0.2), 3.5)
+    assert mean["ap_interval"] == pytest.approx([0.1, 0.3])
+    assert "intervals" not in mean
+    assert math.isnan(mean_of_fits([first, {"ap": math.nan}])["ap"])
 
 
 def test_few_networks_are_expected_to_reach_what_they_reached() -> None:

@@ -33,6 +33,7 @@ from studies.schedule import schedule_for
 from studies.search import run_search
 from studies.settings import JSON, StudySettings
 from studies.storage import SETTINGS, completed_trials, load_study, open_study
+from studies.study_report import write_study_report
 from studies.workspace import Workspace
 from tests.studies.toy import toy_cost, toy_scores, toy_search, toy_settings
 from tests.tiny_training import FIT, tiny_shards
@@ -296,6 +297,30 @@ def test_what_is_asked_for_goes_before_the_schedule_and_the_seed_draws(
         record = study_fidelity(replace(request_, candidates=4, finalists=0, seed=seed))
         draws.add(tuple(row["trial"] for row in record["architectures"]))
     assert len(draws) > 1
+
+
+def test_networks_are_fitted_as_often_as_is_asked_each_time_with_other_seeds(
+    request_: FidelityRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luck = {2: 0.0, 3: 0.2}
+
+    def make(job: StandAloneJob) -> Callable[[Architecture, int, StopRule], Scores]:
+        def evaluate(_architecture: Architecture, trial: int, _rule: StopRule) -> Scores:
+            assert job.fit_seed == job.seed + 1  # trials have seed 0
+            return {"ap": trial / 10 + luck[job.seed], "ap_interval": [0.0, 1.0]}
+
+        return evaluate
+
+    monkeypatch.setattr("studies.alone_fits.StandAloneEvaluator", make)
+    said: list[str] = []
+    record = study_fidelity(replace(request_, fits=2, seed=2, finalists=TRIALS), say=said.append)
+    assert record["fits"] == record["finals"]["fits"] == 2
+    for row in networks_of(record):
+        assert row["aps"] == pytest.approx([row["trial"] / 10, row["trial"] / 10 + 0.2])
+        assert row["ap"] == pytest.approx(row["trial"] / 10 + 0.1)
+    assert all("1 steps, 2 times each" in line for line in said if "fitted alone" in line)
+    write_study_report(request_.workspace, request_.workspace.storage_url)
+    assert "1 steps, 2 times each" in request_.workspace.file("report.html").read_text()
 
 
 def test_the_tables_name_every_proxy_and_every_candidate(
