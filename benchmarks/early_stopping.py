@@ -2,8 +2,8 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--by smooth_ap] [--ninths 2 3] [--dominators 2] [--sure 0.975] [--one-by-one]
-    [--write docs/results/early_stopping.json]
+    [--by smooth_ap] [--ninths 2 3] [--dominators 2] [--sure 0.8] [--one-by-one]
+    [--rung-exponent 1] [--end-exponent 0.25] [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
 the fits of the table of `benchmarks.record_table` start from weights of their own. That of
@@ -12,7 +12,9 @@ have rungs by the promise (--by), at other ninths of the steps, with other numbe
 must be better, and in other shares of the draws of the images. Where a table has no scores draw by
 draw, or with --one-by-one, a trial is surely better than another whose noise ends below its score.
 Measured are the share of steps that are not made and the hypervolume, log MACs
-against the score that is raised, that is lost with the trials that were stopped.
+against the outlook of the promise (of AP, where a table has no other), that is lost with the trials
+that were stopped. What scores are multiplied by for the size of a network is a power of its MACs
+(`nas.outlook`), at rungs and at the end; 0 0 is as it was before.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.files import write_json
+from nas.outlook import END_EXPONENT, RUNG_EXPONENT, handicap
 from nas.pareto import hypervolume
 from nas.records import record_header
 from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_NINTHS, SURE, Peer, StopRule, peer_of
@@ -41,30 +44,33 @@ def judged_rows(
     by: str = SMOOTH_AP,
     ninths: Sequence[int] = RUNG_NINTHS,
     paired: bool = True,
+    rung_exponent: float = RUNG_EXPONENT,
+    end_exponent: float = END_EXPONENT,
 ) -> list[dict[str, Any]]:
     """The rows of a table with the `macs`, the `score` that trials raise, and of each rung the
     `steps`, its `own` scores draw by draw, and `shown`, those that others are compared with.
 
     paired: both draw by draw, where the table has them; else own is the upper end of the noise and
-    shown the score itself.
+    shown the score itself. rung_exponent, end_exponent: of the MACs, in outlooks.
 
     Raises:
         UserError: the table has no such rungs.
     """
     steps = [table["fit"]["steps"] * n // 9 for n in ninths]
-    raised = table.get("raised", AVERAGE_PRECISION)
+    raised = PROMISE if "raised" in table else AVERAGE_PRECISION
     rows = []
     for row in table["rows"]:
-        rungs = {rung["steps"]: _judged(rung, by, paired=paired) for rung in row["rungs"]}
+        at_rung = handicap(row["macs"], rung_exponent)
+        rungs = {rung["steps"]: _judged(rung, by, at_rung, paired=paired) for rung in row["rungs"]}
         if not set(steps) <= rungs.keys():
             raise UserError(f"the table has rungs at {[*rungs]} steps, not at all of {steps}")
-        rows.append(
-            {"macs": row["macs"], "score": row[raised], "rungs": [rungs[step] for step in steps]}
-        )
+        score = handicap(row["macs"], end_exponent) * row[raised]
+        rows.append({"macs": row["macs"], "score": score, "rungs": [rungs[step] for step in steps]})
     return rows
 
 
-def _judged(rung: Mapping[str, Any], by: str, *, paired: bool) -> dict[str, Any]:
+def _judged(rung: Mapping[str, Any], by: str, size: float, *, paired: bool) -> dict[str, Any]:
+    """size: what its scores are multiplied by."""
     if by not in rung and by != SMOOTH_AP:
         raise UserError(f"the table has no {by} at its rungs")
     found = rung.get(by, rung)  # the only one that a table of architectures has
@@ -72,6 +78,7 @@ def _judged(rung: Mapping[str, Any], by: str, *, paired: bool) -> dict[str, Any]
         own = shown = found["replicates"]
     else:
         own, shown = [found["ceiling"]], [found["score"]]
+    own, shown = ([size * score for score in scores] for scores in (own, shown))
     return {"steps": rung["steps"], "own": own, "shown": shown}
 
 
@@ -156,11 +163,20 @@ def main() -> None:
     parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(2 3)")
     parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
     parser.add_argument("--sure", type=float, default=SURE, help=f"share of the draws ({SURE})")
+    parser.add_argument("--rung-exponent", type=float, default=RUNG_EXPONENT, help="(1)")
+    parser.add_argument("--end-exponent", type=float, default=END_EXPONENT, help="(0.25)")
     parser.add_argument("--one-by-one", action="store_true", help="not draw by draw")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
     table = json.loads(options.table.read_text(encoding="utf-8"))
-    rows = judged_rows(table, by=options.by, ninths=options.ninths, paired=not options.one_by_one)
+    rows = judged_rows(
+        table,
+        by=options.by,
+        ninths=options.ninths,
+        paired=not options.one_by_one,
+        rung_exponent=options.rung_exponent,
+        end_exponent=options.end_exponent,
+    )
     rule = {
         "steps": table["fit"]["steps"],
         "dominators": options.dominators,
@@ -182,6 +198,8 @@ def main() -> None:
         "ninths": list(options.ninths),
         "dominators": options.dominators,
         "sure": options.sure,
+        "rung_exponent": options.rung_exponent,
+        "end_exponent": options.end_exponent,
         "draw_by_draw": len(rows[0]["rungs"][0]["own"]) > 1,
         "trials": len(rows),
         "orders": options.orders,

@@ -24,7 +24,8 @@ from data.progress import Progress, silent
 from data.shards import open_shards
 from nas.device import keep_freed_memory
 from nas.fitting import NotFiniteError
-from nas.proxy import ProxyEvaluator, ProxyJob, short_numbers
+from nas.outlook import OUTLOOK, usual_macs
+from nas.proxy import ProxyEvaluator, ProxyJob, short_numbers, trial_scores
 from nas.records import record_header
 from objectives.average_precision import PrecisionReport
 from objectives.cost import architecture_cost
@@ -48,7 +49,7 @@ def _evaluator(job: ProxyJob) -> ProxyEvaluator:
 def measure(job: ProxyJob, key: str, image_size: int) -> dict[str, Any]:
     """What a trial comes to; `ap` is None where the loss was not finite.
 
-    image_size: that its cost is counted at.
+    image_size: that its cost is counted at. Scores at rungs are not its outlooks there.
     """
     evaluator, architecture = _evaluator(job), Architecture.from_key(key)
     fitter, end = evaluator.fitter, job.settings.fit.steps
@@ -62,8 +63,10 @@ def measure(job: ProxyJob, key: str, image_size: int) -> dict[str, Any]:
             rungs.append({"steps": steps, **_scores(report)})
         last = fitter.judge(next(shown))
     except NotFiniteError:
-        return {"key": key, **cost, "ap": None, "promise": None, "rungs": rungs}
-    return {"key": key, **cost, "ap": last.ap, "promise": last.promise, "rungs": rungs}
+        return {"key": key, **cost, "ap": None, "promise": None, OUTLOOK: None, "rungs": rungs}
+    scores = trial_scores(last, usual_macs(architecture))
+    raised = {name: scores[name] for name in ("ap", "promise", OUTLOOK)}
+    return {"key": key, **cost, **raised, "rungs": rungs}
 
 
 def _scores(report: PrecisionReport) -> dict[str, dict[str, Any]]:

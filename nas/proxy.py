@@ -23,6 +23,7 @@ from nas.fitting import (
     to_channels_last,
 )
 from nas.inference import detect_images, recalibrate
+from nas.outlook import OUTLOOK, RUNG_EXPONENT, handicap, usual_macs
 from nas.resident import crops_on, light_batches
 from nas.stop_rule import (
     FIT_STEPS,
@@ -239,7 +240,7 @@ class ProxyEvaluator:
         try:
             return self._judged(architecture, rule) | known
         except NotFiniteError:
-            return known | {"ap": math.nan, "promise": math.nan}
+            return known | {"ap": math.nan, "promise": math.nan, OUTLOOK: math.nan}
 
     def fit_through(
         self, architecture: Architecture, *, stops: Sequence[int]
@@ -252,20 +253,22 @@ class ProxyEvaluator:
     def _judged(self, architecture: Architecture, rule: StopRule) -> dict[str, Any]:
         """Scores of the fit's end, or of the rung where the rule ends it."""
         fitter, settings = self.fitter, self.fitter.settings
+        macs = usual_macs(architecture)
+        at_rung = handicap(macs, RUNG_EXPONENT)
         end, rungs = settings.fit.steps, settings.rungs
         known: dict[str, Any] = {RUNG_SCORES: [], RUNG_REPLICATES: []} if rungs else {}
         shown = self.fit_through(architecture, stops=(*rungs, end))
         for rung, steps in enumerate(rungs):
             report = fitter.judge(next(shown), images=settings.rung_images)
-            replicates = short_numbers(report.smooth_replicates)
-            known[RUNG_SCORES].append(report.smooth_ap)
+            replicates = short_numbers([at_rung * ap for ap in report.smooth_replicates])
+            known[RUNG_SCORES].append(at_rung * report.smooth_ap)
             known[RUNG_REPLICATES].append(replicates)
             if not rule.is_beaten(rung, replicates):
                 continue
             if not rule.is_exempt:
-                return report_scores(report) | known | {STOPPED_AT: steps, FIT_STEPS: steps}
+                return trial_scores(report, macs) | known | {STOPPED_AT: steps, FIT_STEPS: steps}
             known.setdefault(SPARED_AT, steps)
-        return report_scores(fitter.judge(next(shown))) | known | {FIT_STEPS: end}
+        return trial_scores(fitter.judge(next(shown)), macs) | known | {FIT_STEPS: end}
 
 
 def short_numbers(values: Sequence[float]) -> list[float]:
@@ -273,8 +276,15 @@ def short_numbers(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
+def trial_scores(report: PrecisionReport, macs: int) -> dict[str, Any]:
+    """What a trial keeps: `report_scores` and its outlook, which it raises."""
+    scores, size = report_scores(report), handicap(macs)
+    scores["intervals"][OUTLOOK] = [size * end for end in report.promise_interval]
+    return scores | {OUTLOOK: size * report.promise}
+
+
 def report_scores(report: PrecisionReport) -> dict[str, Any]:
-    """The scores that a trial keeps: numbers, and `ap_interval`, `smooth_ap_interval` and, for all
+    """The scores of one judgement: numbers, and `ap_interval`, `smooth_ap_interval` and, for all
     others together, `intervals` by name (a study stores every value in a commit of its own)."""
     others = {
         "quality_ap": (report.quality_ap, report.quality_interval),

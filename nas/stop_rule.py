@@ -5,7 +5,8 @@ arXiv:1603.06560, but against the trials that a rung has seen so far instead of 
 objectives make the rule one of dominance: costs are known exactly, so a trial is compared only with
 trials that cost no more. Scores are not; but all trials are judged by the same images, so two are
 compared draw by draw as these are drawn again (a paired bootstrap), which leaves out what every
-network finds hard. There is no rung before the first step: the order of inherited weights has
+network finds hard. What is compared are outlooks (`nas.outlook`), as cheaper networks are sooner
+good. There is no rung before the first step: the order of inherited weights has
 little to do with that of trained ones (Kendall's tau of smooth AP on 16 networks of like cost:
 0.28, 90 % interval 0.01 to 0.54; docs/results/proxies.json).
 """
@@ -21,15 +22,16 @@ Replicates = NDArray[np.float32]
 
 RUNG_NINTHS = (2, 3)
 """A rung is at so many ninths of all steps. On the trials of a search, all fitted to their end, in
-random orders these save 48 % of the steps and lose 0.8 % of the hypervolume; one and three ninths,
-where the first order is still too much another, save 56 % and lose 1.5 % (docs/results/README.md,
+random orders these save 45 % of the steps and lose 0.6 % of the hypervolume; one and three ninths,
+where the first order is still too much another, save 54 % and lose 1.7 % (docs/results/README.md,
 What early stopping spares and loses)."""
 
 DOMINATORS = 2
 """So many trials must be surely better at no more cost before one is stopped."""
 
-SURE = 0.975
-"""One trial is surely better than another where it is so in this share of the draws."""
+SURE = 0.8
+"""One trial is surely better than another where it is so in this share of the draws: on the same
+trials more saves less (0.975: 36 % of the steps) and hardly loses less."""
 
 EXEMPT_SHARE = 0.05
 """Of all trials, drawn by the seed: they go on in any case, to show what the rule loses."""
@@ -40,12 +42,12 @@ STOPPED_AT = "stopped_at_step"
 SPARED_AT = "spared_at_step"
 """Score of an exempt trial that would have been stopped: the steps of the rung."""
 
-RUNG_SCORES = "rung_scores"
-"""Score of every trial: what it had at the rungs it has reached."""
+RUNG_SCORES = "rung_outlooks"
+"""Score of every trial: the outlook of its smooth AP at the rungs it has reached."""
 
-RUNG_REPLICATES = "rung_replicates"
+RUNG_REPLICATES = "rung_outlook_draws"
 """Score of every trial: the same in each draw of the images, rung by rung. Older trials, which had
-other rungs, have none, and nothing is compared with them."""
+other rungs or scores, have none, and nothing is compared with them."""
 
 FIT_STEPS = "fit_steps"
 """Score of every trial: the steps of its fit."""

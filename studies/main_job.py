@@ -20,6 +20,7 @@ from data.sources import open_source
 from nas.device import choose_device
 from nas.fidelity import FEWEST_CANDIDATES
 from nas.latency_table import empty_table, make_table
+from nas.outlook import OUTLOOK
 from nas.proxy import ProxyEvaluator, ProxyJob
 from nas.recipe import Recipe
 from nas.records import record_header, usable_cores
@@ -56,7 +57,6 @@ from studies.settings import (
     DEFAULT_SAMPLER,
     JSON,
     OBJECTIVES,
-    PROMISE,
     SAMPLERS,
     StudySettings,
     name_of_score,
@@ -434,7 +434,7 @@ class _Job:
     @property
     def _raised(self) -> str | None:
         """The score that trials raise: the study's own if there is one."""
-        return PROMISE if self._saved is None else self._saved.get("raised")
+        return OUTLOOK if self._saved is None else self._saved.get("raised")
 
     @property
     def _table_facts(self) -> dict[str, str]:

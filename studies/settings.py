@@ -13,9 +13,9 @@ OBJECTIVES = {"macs": "macs", "latency": "latency_ms"}
 """Objective -> the name of the value that is lowered."""
 
 AVERAGE_PRECISION, PROMISE = "ap", "promise"
-"""Scores that a study may raise, as `nas.proxy.report_scores` names them: that of studies from
-before there were others, and that of new ones, which says more of longer fits
-(docs/results/README.md, Which score a trial has)."""
+"""Scores that older studies raise, and go on with, as `nas.proxy.report_scores` names them. New
+ones raise `nas.outlook.OUTLOOK`, which says more of longer fits (docs/results/README.md, Which
+score a trial has)."""
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
 DEFAULT_SAMPLER = SAMPLERS[0]

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
 from benchmarks.record_trials import NINTHS, record
+from nas.outlook import RUNG_EXPONENT, handicap
 from nas.stop_rule import RUNG_NINTHS, RUNG_REPLICATES, RUNG_SCORES
 from studies.storage import load_study
 from studies.workspace import Workspace
@@ -33,16 +35,18 @@ def test_what_a_trial_comes_to_is_what_its_search_says(
     assert len(table["rows"]) == TRIALS
     at_rungs = [NINTHS.index(ninths) for ninths in RUNG_NINTHS]
     for row, trial in zip(table["rows"], trials, strict=True):
-        found = [row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
+        size = handicap(row["macs"], RUNG_EXPONENT)
+        found = [size * row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
         reached = trial.user_attrs[RUNG_SCORES]
-        assert found[: len(reached)] == reached
-        found = [row["rungs"][i]["smooth_ap"]["replicates"] for i in at_rungs]
-        assert found[: len(reached)] == trial.system_attrs[RUNG_REPLICATES]
+        assert found[: len(reached)] == pytest.approx(reached)
+        draws = size * np.array([row["rungs"][i]["smooth_ap"]["replicates"] for i in at_rungs])
+        known = np.array(trial.system_attrs[RUNG_REPLICATES])
+        assert draws[: len(reached)] == pytest.approx(known, rel=1e-3)
         if trial.values is not None:
-            assert (row["promise"], row["ap"]) == (trial.values[0], trial.user_attrs["ap"])
+            assert (row["outlook"], row["ap"]) == (trial.values[0], trial.user_attrs["ap"])
     assert [rung["steps"] for rung in table["rows"][0]["rungs"]] == list(NINTHS)
-    assert (table["raised"], table["lowered"]) == ("promise", "macs")
-    judged = judged_rows(table, by="promise", ninths=(1, 2))
+    assert (table["raised"], table["lowered"]) == ("outlook", "macs")
+    judged = judged_rows(table, by="promise", ninths=(1, 2), rung_exponent=0)
     assert [rung["steps"] for rung in judged[0]["rungs"]] == [1, 2]
     promise = table["rows"][0]["rungs"][0]["promise"]
     assert judged[0]["rungs"][0] == {

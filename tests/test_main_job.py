@@ -422,27 +422,28 @@ def test_a_job_that_is_stopped_in_every_stage_ends_with_the_same_front(
     assert trials_of(request) == trials_of(done[0])
 
 
-def test_trials_raise_their_promise(copied: JobRequest) -> None:
+def test_trials_raise_their_outlook(copied: JobRequest) -> None:
     study = load_study(copied.workspace.study, copied.url)
-    assert study.metric_names == ["promise", "macs"]
+    assert study.metric_names == ["outlook", "macs"]
     for trial in study.trials:
-        assert trial.values == [trial.user_attrs["promise"], trial.user_attrs["macs"]]
+        assert trial.values == [trial.user_attrs["outlook"], trial.user_attrs["macs"]]
     fidelity = json.loads(copied.workspace.file("fidelity.json").read_text())
-    assert (fidelity["score"], next(iter(fidelity["proxies"]))) == ("promise", "promise")
+    assert (fidelity["score"], next(iter(fidelity["proxies"]))) == ("outlook", "outlook")
 
 
-def test_a_study_older_than_promises_goes_on_by_ap(
-    copied: JobRequest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("raised", "name"), [(None, "ap"), ("promise", "promise")])
+def test_an_older_study_goes_on_by_its_own_score(
+    copied: JobRequest, monkeypatch: pytest.MonkeyPatch, raised: str | None, name: str
 ) -> None:
     request = replace(copied, workspace=Workspace(copied.workspace.runs, "old"), retrain="none")
     with monkeypatch.context() as before:
-        before.setattr("studies.main_job.PROMISE", None)
+        before.setattr("studies.main_job.OUTLOOK", raised)
         run_job(request)
     run_job(replace(request, budget=request.budget + 1))
     study = load_study("old", request.url)
     assert len(study.trials) == request.budget + 1
-    assert study.metric_names == ["ap", "macs"]
-    assert all(trial.values[0] == trial.user_attrs["ap"] for trial in study.trials)
+    assert study.metric_names == [name, "macs"]
+    assert all(trial.values[0] == trial.user_attrs[name] for trial in study.trials)
 
 
 def test_a_taught_search_has_a_teacher_and_untaught_fits_alone(

@@ -130,7 +130,7 @@ def test_scores_are_plain_numbers_in_range(evaluator: ProxyEvaluator) -> None:
     intervals = scores["intervals"] | {
         name: scores[f"{name}_interval"] for name in ("ap", "smooth_ap")
     }
-    assert {"quality_ap", "recall"} <= intervals.keys() <= scores.keys()
+    assert {"quality_ap", "recall", "outlook"} <= intervals.keys() <= scores.keys()
     for low, high in intervals.values():
         assert 0 <= low <= high <= 1
     assert "latency_ms" not in scores
@@ -180,6 +180,7 @@ def test_a_fit_that_diverges_fails_its_trial_and_not_the_search(
     scores = evaluator(SMALLEST, 0, NEVER)
     assert math.isnan(scores["ap"])
     assert math.isnan(scores["promise"])
+    assert math.isnan(scores["outlook"])
 
 
 def test_a_judgement_by_fewer_crops_takes_them_evenly_out_of_all(

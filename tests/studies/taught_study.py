@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import study_trials
+from nas.outlook import OUTLOOK
 from nas.proxy import ProxyEvaluator
 from nas.teachers import WEIGHTS
 from nas.weights import save_detector
@@ -13,7 +14,7 @@ from studies.executors import InProcess, Workers
 from studies.fidelity_stage import job_of_trials
 from studies.schedule import TEACHING, schedule_for
 from studies.search import run_search
-from studies.settings import JSON, PROMISE
+from studies.settings import JSON
 from studies.workspace import Workspace
 from tests.studies.toy import toy_search, toy_settings
 from tests.tiny_training import FIT, tiny_network, tiny_shards
@@ -43,7 +44,7 @@ def taught_study(runs: Path) -> Workspace:
         "supernet": None,
         "teacher": "tiny",
     }
-    settings = replace(toy_settings(), data=shards.hash, stages=stages, raised=PROMISE)
+    settings = replace(toy_settings(), data=shards.hash, stages=stages, raised=OUTLOOK)
     search = toy_search(workspace.folder, settings, name=workspace.study)
     evaluator = ProxyEvaluator(job_of_trials(workspace, settings.to_json(), device="cpu"))
     run_search(search, Workers(InProcess, evaluator), budget=TRIALS)
