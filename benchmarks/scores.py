@@ -6,8 +6,9 @@ python -m benchmarks.scores docs/results/proxies_rungs.json docs/results/wider/f
 A record is one that `benchmarks.proxies` wrote, with short fits of several kinds of the same
 networks, or a search's `fidelity.json`, with the trials of a few. Kendall's tau of each of SCORES
 with the AP of the networks' fits alone (the mean, where a record has several) is given for each
-kind of fit and each search, and their means over kinds and over searches. Of fits that several
-records hold, the first record counts.
+kind of fit and each search, and their means over kinds and over searches; the means also of
+outlooks with other exponents (`nas.outlook`). Of fits that several records hold, the first record
+counts.
 """
 
 import argparse
@@ -19,13 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proxies import ap_of, columns_of, score_of, short_kinds, summarise
+from benchmarks.proxies import Column, ap_of, columns_of, score_of, short_kinds, summarise
 from data.errors import UserError
 from data.files import write_json
+from nas.outlook import END_EXPONENT, OUTLOOK, handicap
 from nas.records import record_header
 from studies.settings import AVERAGE_PRECISION, PROMISE
 
-SCORES = (AVERAGE_PRECISION, "smooth_ap", "recall", PROMISE)
+EXPONENTS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Of the MACs, in outlooks."""
+
+SCORES = (AVERAGE_PRECISION, "smooth_ap", "recall", PROMISE, OUTLOOK)
 FITS, SEARCHES = "fits", "searches"
 """Of networks of a benchmark; of the trials of a search."""
 
@@ -34,11 +39,12 @@ FITS, SEARCHES = "fits", "searches"
 class Fits:
     """One kind of fit of some networks. kind: `FITS` or `SEARCHES`. label: of the fits, or of the
     search. rows: of the networks, each with the `scores` of its fit, None where that diverged.
-    truth: AP of the fits alone. keys: of the networks."""
+    macs: of the networks. truth: AP of the fits alone. keys: of the networks."""
 
     kind: str
     label: str
     rows: Sequence[dict[str, Any]]
+    macs: Sequence[int]
     truth: Sequence[float]
     keys: tuple[str, ...]
 
@@ -48,11 +54,27 @@ class Fits:
         Raises:
             UserError: a fit lacks a score.
         """
-        for name in SCORES:
+        known = [name for name in SCORES if name != OUTLOOK]
+        for name in known:
             if any(row["scores"] and score_of(row, name) is None for row in self.rows):
                 raise UserError(f"{self.label}: not every network has {name}")
-        found = summarise(columns_of(self.rows, "", SCORES), self.truth, seed=0)
+        columns = [*columns_of(self.rows, "", known), self._outlooks(OUTLOOK, END_EXPONENT)]
+        found = summarise(columns, self.truth, seed=0)
         return {name: found[name]["tau"] for name in SCORES}
+
+    def taus_by_exponent(self) -> dict[str, float]:
+        """The same of outlooks with each of EXPONENTS."""
+        columns = [self._outlooks(str(exponent), exponent) for exponent in EXPONENTS]
+        found = summarise(columns, self.truth, seed=0)
+        return {column.name: found[column.name]["tau"] for column in columns}
+
+    def _outlooks(self, name: str, exponent: float) -> Column:
+        promises = [score_of(row, PROMISE) for row in self.rows]
+        outlooks = [
+            None if promise is None else handicap(macs, exponent) * promise
+            for promise, macs in zip(promises, self.macs, strict=True)
+        ]
+        return Column(name, outlooks, 0.0)
 
 
 def fits_of(path: Path, *, least_steps: int) -> Iterator[Fits]:
@@ -66,16 +88,19 @@ def fits_of(path: Path, *, least_steps: int) -> Iterator[Fits]:
         rows = record["architectures"]
         keys = tuple(row["key"] for row in rows)
         truth = [row["alone_ap"] for row in rows]
-        yield Fits(SEARCHES, path.parent.name, [{"scores": row} for row in rows], truth, keys)
+        macs = [row["macs"] for row in rows]
+        name, trials = path.parent.name, [{"scores": row} for row in rows]
+        yield Fits(SEARCHES, name, trials, macs, truth, keys)
         return
     if "networks" not in record:
         raise UserError(f"{path} holds neither networks' short fits nor a search's fidelity")
     networks = record["networks"]
     keys = tuple(network["key"] for network in networks)
+    macs = [network["untrained"]["macs"] for network in networks]
     truth = [float(np.mean([ap_of(fit) for fit in one["alone"]])) for one in networks]
     for label, steps, fits in short_kinds(networks):
         if steps >= least_steps:
-            yield Fits(FITS, label, fits, truth, keys)
+            yield Fits(FITS, label, fits, macs, truth, keys)
 
 
 def compare(paths: Sequence[Path], *, least_steps: int) -> dict[str, Any]:
@@ -90,17 +115,23 @@ def compare(paths: Sequence[Path], *, least_steps: int) -> dict[str, Any]:
             first.setdefault((fits.label, fits.keys), (path, fits))
     rows: list[dict[str, Any]] = []
     taus: dict[str, list[dict[str, float]]] = {}
+    by_exponent: dict[str, list[dict[str, float]]] = {}
     for path, fits in first.values():
         tau = fits.taus()
         taus.setdefault(fits.kind, []).append(tau)
+        by_exponent.setdefault(fits.kind, []).append(fits.taus_by_exponent())
         rows.append(
             {"record": str(path), "fits": fits.label, "networks": len(fits.keys), "tau": tau}
         )
-    means = {
-        kind: {score: float(np.mean([tau[score] for tau in of])) for score in SCORES}
+    return {"rows": rows, "means": _means(taus), "means_by_exponent": _means(by_exponent)}
+
+
+def _means(taus: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Over the fits of each kind."""
+    return {
+        kind: {name: float(np.mean([tau[name] for tau in of])) for name in of[0]}
         for kind, of in taus.items()
     }
-    return {"rows": rows, "means": means}
 
 
 def main() -> None:

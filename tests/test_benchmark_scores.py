@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.scores import compare
 from data.errors import UserError
+from nas.outlook import USUAL_MACS
 
 TRUTH = (0.1, 0.2, 0.3, 0.4)
 SEEN = ("ap", "recall")
@@ -29,6 +30,7 @@ def proxies(path: Path, *kinds: tuple[int, tuple[float, ...], tuple[float, ...]]
     networks = [
         {
             "key": f"network {i}",
+            "untrained": {"macs": USUAL_MACS},
             "short": [
                 {"start": "own", "steps": steps, "scores": scores(aps[i], recalls[i])}
                 for steps, aps, recalls in kinds
@@ -40,10 +42,10 @@ def proxies(path: Path, *kinds: tuple[int, tuple[float, ...], tuple[float, ...]]
     return written(path, {"networks": networks})
 
 
-def fidelity(folder: Path) -> Path:
+def fidelity(folder: Path, macs: tuple[int, ...] = (USUAL_MACS,) * 4) -> Path:
     rows = [
-        {"key": f"network {i}", **scores(PERFECT[i], PERFECT[i]), "alone_ap": truth}
-        for i, truth in enumerate(TRUTH)
+        {"key": f"network {i}", "macs": macs[i], **scores(PERFECT[i], PERFECT[i]), "alone_ap": ap}
+        for i, ap in enumerate(TRUTH)
     ]
     return written(folder / "fidelity.json", {"architectures": rows})
 
@@ -69,7 +71,18 @@ def test_each_kind_of_fit_counts_once_and_short_ones_not_at_all(tmp_path: Path) 
 def test_the_promise_of_older_fits_is_worked_out(tmp_path: Path) -> None:
     record = proxies(tmp_path / "a.json", (300, (0.1, 0.1, 0.1, 0.1), REVERSED))
     (row,) = compare([record], least_steps=0)["rows"]
-    assert row["tau"] == pytest.approx({"ap": 0, "smooth_ap": 0, "recall": -1, "promise": -1})
+    expected = {"ap": 0, "smooth_ap": 0, "recall": -1, "promise": -1, "outlook": -1}
+    assert row["tau"] == pytest.approx(expected)
+
+
+def test_outlooks_count_the_size_of_networks_by_each_exponent(tmp_path: Path) -> None:
+    shrinking = (10**15, 10**13, 10**11, 10**9)
+    found = compare([fidelity(tmp_path / "study", shrinking)], least_steps=0)
+    (row,) = found["rows"]
+    assert (row["tau"]["promise"], row["tau"]["outlook"]) == pytest.approx((1, -1))
+    means = found["means_by_exponent"]["searches"]
+    assert (means["0.0"], means["0.5"]) == pytest.approx((1, -1))
+    assert means["0.25"] == row["tau"]["outlook"]
 
 
 def test_strange_files_and_missing_scores_are_named(tmp_path: Path) -> None:
