@@ -48,8 +48,9 @@ class Fits:
     truth: Sequence[float]
     keys: tuple[str, ...]
 
-    def taus(self) -> dict[str, float]:
-        """Kendall's tau of each score with the truth; see `benchmarks.proxies.summarise`.
+    def taus(self) -> dict[str, dict[str, Any]]:
+        """Kendall's tau of each score with the truth, and its interval; see
+        `benchmarks.proxies.summarise`.
 
         Raises:
             UserError: a fit lacks a score.
@@ -59,8 +60,7 @@ class Fits:
             if any(row["scores"] and score_of(row, name) is None for row in self.rows):
                 raise UserError(f"{self.label}: not every network has {name}")
         columns = [*columns_of(self.rows, "", known), self._outlooks(OUTLOOK, END_EXPONENT)]
-        found = summarise(columns, self.truth, seed=0)
-        return {name: found[name]["tau"] for name in SCORES}
+        return summarise(columns, self.truth, seed=0)
 
     def taus_by_exponent(self) -> dict[str, float]:
         """The same of outlooks with each of EXPONENTS."""
@@ -117,11 +117,18 @@ def compare(paths: Sequence[Path], *, least_steps: int) -> dict[str, Any]:
     taus: dict[str, list[dict[str, float]]] = {}
     by_exponent: dict[str, list[dict[str, float]]] = {}
     for path, fits in first.values():
-        tau = fits.taus()
+        found = fits.taus()
+        tau = {score: found[score]["tau"] for score in SCORES}
         taus.setdefault(fits.kind, []).append(tau)
         by_exponent.setdefault(fits.kind, []).append(fits.taus_by_exponent())
         rows.append(
-            {"record": str(path), "fits": fits.label, "networks": len(fits.keys), "tau": tau}
+            {
+                "record": str(path),
+                "fits": fits.label,
+                "networks": len(fits.keys),
+                "tau": tau,
+                "tau_interval": {score: found[score]["tau_interval"] for score in SCORES},
+            }
         )
     return {"rows": rows, "means": _means(taus), "means_by_exponent": _means(by_exponent)}
 
