@@ -5,7 +5,7 @@ python -m benchmarks.equal_fidelity docs/results/proxies_taught_short.json ...
     [--resamples 1000] [--write docs/results/equal_fidelity.json]
 Each file is a record of `benchmarks.proxies`; records of the same networks are put together. Of
 each network's fits alone some are taken for the truth, by their mean AP. Kendall's tau with it is
-given of the mean AP of the others, and of the promise of each kind of short fit, as the mean over
+given of the mean AP of the others, and of the outlook of each kind of short fit, as the mean over
 all choices of so many others; for each set of networks, and on average over the sets that have such
 fits, with the 90 % interval of the difference by a bootstrap over the networks of each.
 """
@@ -25,6 +25,7 @@ from benchmarks.proxies import ap_of, score_of, short_kinds
 from data.errors import UserError
 from data.files import write_json
 from nas.fidelity import tau_b
+from nas.outlook import handicap
 from nas.records import record_header
 from studies.settings import PROMISE
 
@@ -37,7 +38,7 @@ COMMON = ("data_hash", "seed", "batch_size", "alone_steps", "supernet")
 @dataclass(frozen=True, slots=True)
 class NetworkSet:
     """N networks, by their keys, and their fits. alone: (A, N) AP in A fits alone. short: (N,)
-    promise in each kind of short fit."""
+    outlook in each kind of short fit."""
 
     keys: tuple[str, ...]
     alone: Floats
@@ -57,12 +58,14 @@ def read_sets(records: Mapping[Path, Mapping[str, Any]]) -> list[NetworkSet]:
     for record in records.values():
         networks = record["networks"]
         keys = tuple(network["key"] for network in networks)
+        sizes = [handicap(network["untrained"]["macs"]) for network in networks]
         for fits in zip(*(network["alone"] for network in networks), strict=True):
             alone.setdefault(keys, {}).setdefault(fits[0]["seed"], [ap_of(fit) for fit in fits])
         for label, steps, fits in short_kinds(networks):
             if steps:
                 promises = [score_of(fit, PROMISE) or 0.0 for fit in fits]
-                short.setdefault(keys, {}).setdefault(label, promises)
+                outlooks = [size * one for size, one in zip(sizes, promises, strict=True)]
+                short.setdefault(keys, {}).setdefault(label, outlooks)
     lonely = [keys for keys, fits in alone.items() if len(fits) < 2]
     if lonely:
         raise UserError(f"there is one fit alone of {lonely[0][0]}; at least two are compared")
@@ -70,7 +73,7 @@ def read_sets(records: Mapping[Path, Mapping[str, Any]]) -> list[NetworkSet]:
         NetworkSet(
             keys,
             np.array(list(fits.values())),
-            {label: np.array(promises) for label, promises in short[keys].items()},
+            {label: np.array(outlooks) for label, outlooks in short[keys].items()},
         )
         for keys, fits in alone.items()
     ]

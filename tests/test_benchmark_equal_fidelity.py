@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.equal_fidelity import NetworkSet, compare, read_sets
 from data.errors import UserError
+from nas.outlook import USUAL_MACS
 
 ORDER = np.arange(1, 9) / 10
 
@@ -69,6 +70,7 @@ def record(*steps: int, seeds: tuple[int, ...] = (1, 2, 3), **facts: Any) -> dic
     networks = [
         {
             "key": f"network {ap}",
+            "untrained": {"macs": USUAL_MACS},
             "short": [fit(n, ap) for n in steps],
             "alone": [fit(100, ap, seed) for seed in seeds],
         }
@@ -94,6 +96,15 @@ def test_records_of_the_same_networks_are_put_together() -> None:
         ("own, 40 steps", 1, [0]),
         ("own, 40 steps", 2, [0]),
     ]
+
+
+def test_a_short_fit_counts_by_its_outlook() -> None:
+    of_sizes = record(20)
+    for network in of_sizes["networks"]:
+        network["untrained"]["macs"] = 16 * USUAL_MACS
+    (usual,), (large,) = read(record(20)), read(of_sizes)
+    assert usual.short["own, 20 steps"] == pytest.approx(ORDER)
+    assert large.short["own, 20 steps"] == pytest.approx(2 * ORDER)
 
 
 def test_a_fit_that_diverged_is_the_worst() -> None:
