@@ -22,7 +22,7 @@ Replicates = NDArray[np.float32]
 
 RUNG_NINTHS = (2, 3)
 """A rung is at so many ninths of all steps. On the trials of a search, all fitted to their end, in
-random orders these save 45 % of the steps and lose 0.6 % of the hypervolume; one and three ninths,
+random orders these save 45 % of the steps and lose 0.5 % of the hypervolume; one and three ninths,
 where the first order is still too much another, save 54 % and lose 1.7 % (docs/results/README.md,
 What early stopping spares and loses)."""
 
