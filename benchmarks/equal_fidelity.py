@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.proxies import ap_of, score_of, short_kinds
+from benchmarks.proxies import ap_of, outlook_of, short_kinds
 from data.errors import UserError
 from data.files import write_json
 from nas.fidelity import tau_b
-from nas.outlook import handicap
 from nas.records import record_header
-from studies.settings import PROMISE
 
 Floats = NDArray[np.float64]
 
@@ -58,13 +56,12 @@ def read_sets(records: Mapping[Path, Mapping[str, Any]]) -> list[NetworkSet]:
     for record in records.values():
         networks = record["networks"]
         keys = tuple(network["key"] for network in networks)
-        sizes = [handicap(network["untrained"]["macs"]) for network in networks]
+        macs = [network["untrained"]["macs"] for network in networks]
         for fits in zip(*(network["alone"] for network in networks), strict=True):
             alone.setdefault(keys, {}).setdefault(fits[0]["seed"], [ap_of(fit) for fit in fits])
         for label, steps, fits in short_kinds(networks):
             if steps:
-                promises = [score_of(fit, PROMISE) or 0.0 for fit in fits]
-                outlooks = [size * one for size, one in zip(sizes, promises, strict=True)]
+                outlooks = [outlook_of(*one) or 0.0 for one in zip(fits, macs, strict=True)]
                 short.setdefault(keys, {}).setdefault(label, outlooks)
     lonely = [keys for keys, fits in alone.items() if len(fits) < 2]
     if lonely:

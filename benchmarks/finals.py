@@ -134,9 +134,10 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
     scatter = fit_scatter((one, other))
     box = Box(min(*one.macs, *other.macs), max_macs)
     shares = [finals.share(box, finals.aps) for finals in (one, other)]
+    first, second = (_deviations(finals, scatter) for finals in (one, other))
     generator = np.random.default_rng(seed)
     differences = [
-        _drawn_share(one, box, scatter, generator) - _drawn_share(other, box, scatter, generator)
+        _drawn_share(one, box, first, generator) - _drawn_share(other, box, second, generator)
         for _ in range(draws)
     ]
     return {
@@ -157,9 +158,9 @@ def compare(one: Finals, other: Finals, *, max_macs: int, draws: int, seed: int)
 
 
 def _drawn_share(
-    finals: Finals, box: Box, scatter: float | None, generator: np.random.Generator
+    finals: Finals, box: Box, deviations: Array, generator: np.random.Generator
 ) -> float:
-    aps = generator.normal(finals.aps, _deviations(finals, scatter))
+    aps = generator.normal(finals.aps, deviations)
     return finals.share(box, np.clip(aps, 0.0, 1.0).tolist())
 
 

@@ -46,6 +46,7 @@ from data.shards import ShardSet, open_shards
 from nas.device import keep_freed_memory
 from nas.fidelity import ALONE_STATISTICS, ZERO_COST_IMAGES, expected_aps, kendall_tau, tau_b
 from nas.fitting import FitSettings, NotFiniteError, images_to_tensor
+from nas.outlook import END_EXPONENT, handicap
 from nas.proxy import CandidateFitter, ProxySettings, report_scores, teacher_of_trials
 from nas.records import record_header
 from nas.supernet_training import load_supernet
@@ -340,6 +341,12 @@ def score_of(row: dict[str, Any], name: str) -> float | None:
     if name == PROMISE and "recall" in scores:  # fits measured before it was one of their scores
         return float(promise_of(scores["ap"], scores["recall"]))
     return scores.get(name)
+
+
+def outlook_of(row: dict[str, Any], macs: int, exponent: float = END_EXPONENT) -> float | None:
+    """The outlook of a row's promise, None where the fit diverged. macs: of its network."""
+    promise = score_of(row, PROMISE)
+    return None if promise is None else handicap(macs, exponent) * promise
 
 
 def columns_of(rows: Sequence[dict[str, Any]], label: str, names: Sequence[str]) -> list[Column]:

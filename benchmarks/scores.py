@@ -20,10 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proxies import Column, ap_of, columns_of, score_of, short_kinds, summarise
+from benchmarks.proxies import (
+    Column,
+    ap_of,
+    columns_of,
+    outlook_of,
+    score_of,
+    short_kinds,
+    summarise,
+)
 from data.errors import UserError
 from data.files import write_json
-from nas.outlook import END_EXPONENT, OUTLOOK, handicap
+from nas.outlook import END_EXPONENT, OUTLOOK
 from nas.records import record_header
 from studies.settings import AVERAGE_PRECISION, PROMISE
 
@@ -69,10 +77,8 @@ class Fits:
         return {column.name: found[column.name]["tau"] for column in columns}
 
     def _outlooks(self, name: str, exponent: float) -> Column:
-        promises = [score_of(row, PROMISE) for row in self.rows]
         outlooks = [
-            None if promise is None else handicap(macs, exponent) * promise
-            for promise, macs in zip(promises, self.macs, strict=True)
+            outlook_of(row, macs, exponent) for row, macs in zip(self.rows, self.macs, strict=True)
         ]
         return Column(name, outlooks, 0.0)
 

@@ -6,9 +6,9 @@ objectives make the rule one of dominance: costs are known exactly, so a trial i
 trials that cost no more. Scores are not; but all trials are judged by the same images, so two are
 compared draw by draw as these are drawn again (a paired bootstrap), which leaves out what every
 network finds hard. What is compared are outlooks (`nas.outlook`), as cheaper networks are sooner
-good. There is no rung before the first step: the order of inherited weights has
-little to do with that of trained ones (Kendall's tau of smooth AP on 16 networks of like cost:
-0.28, 90 % interval 0.01 to 0.54; docs/results/proxies.json).
+good. There is no rung before the first step: the order of inherited weights has little to do with
+that of trained ones (Kendall's tau of smooth AP on 16 networks of like cost: 0.28, 90 % interval
+0.01 to 0.54; docs/results/proxies.json).
 """
 
 from collections.abc import Sequence
