@@ -18,6 +18,7 @@ so that the next one is another.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,9 @@ STRANGERS, RELATIVES = 500, 100
 
 PARENTS = 20
 
+GLANCES = 2_000
+"""Relatives that are kept in mind: one in three was looked at before, for an earlier trial."""
+
 NODES: Array = norm.ppf((np.arange(16) + 0.5) / 16)
 """Where expectations over a normal distribution are taken, equally likely each."""
 
@@ -80,6 +84,7 @@ class GaussianGuide:
         self._memory: tuple[int, frozenset[int]] = (0, frozenset())
         self._learned: tuple[int, Array | None] = (0, None)
         self._drawn: list[Candidate] | None = None
+        self._glance = lru_cache(GLANCES)(rules.glance)
         self._threads = ThreadpoolController().select(user_api="blas")
 
     def draws(
@@ -176,7 +181,7 @@ class GaussianGuide:
         return self._drawn
 
     def _feasible(self, genotypes: Sequence[Genotype]) -> list[Candidate]:
-        looked_at = map(self._rules.glance, genotypes)
+        looked_at = map(self._glance, genotypes)
         return [one for one in looked_at if self._rules.limits.allow(one.cost)]
 
 
