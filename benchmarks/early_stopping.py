@@ -2,8 +2,8 @@
 
 Run from the repository's root:
 python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
-    [--by smooth_ap] [--ninths 2 3] [--dominators 2] [--sure 0.8] [--one-by-one]
-    [--rung-exponent 1] [--end-exponent 0.25] [--write docs/results/early_stopping.json]
+    [--by smooth_ap] [--ninths 1 2] [--rung-exponents 2 1] [--dominators 2] [--sure 0.85]
+    [--one-by-one] [--end-exponent 0.25] [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
 rule of `nas.stop_rule` says of each rung whether the trial ends there, as in a search; only that
 the fits of the table of `benchmarks.record_table` start from weights of their own. That of
@@ -28,10 +28,10 @@ import numpy as np
 
 from data.errors import UserError
 from data.files import write_json
-from nas.outlook import END_EXPONENT, RUNG_EXPONENT, handicap
+from nas.outlook import END_EXPONENT, RUNG_EXPONENTS, handicap
 from nas.pareto import hypervolume
 from nas.records import record_header
-from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, RUNG_NINTHS, SURE, Peer, StopRule, peer_of
+from nas.stop_rule import DOMINATORS, EXEMPT_SHARE, SURE, Peer, StopRule, peer_of
 from studies.main_job import LOOKAHEAD
 from studies.settings import AVERAGE_PRECISION, PROMISE
 
@@ -42,30 +42,35 @@ def judged_rows(
     table: Mapping[str, Any],
     *,
     by: str = SMOOTH_AP,
-    ninths: Sequence[int] = RUNG_NINTHS,
+    rungs: Mapping[int, float] = RUNG_EXPONENTS,
     paired: bool = True,
-    rung_exponent: float = RUNG_EXPONENT,
     end_exponent: float = END_EXPONENT,
 ) -> list[dict[str, Any]]:
     """The rows of a table with the `macs`, the `score` that trials raise, and of each rung the
     `steps`, its `own` scores draw by draw, and `shown`, those that others are compared with.
 
-    paired: both draw by draw, where the table has them; else own is the upper end of the noise and
-    shown the score itself. rung_exponent, end_exponent: of the MACs, in outlooks.
+    rungs: ninths of the steps, and the exponent of the MACs in outlooks there; end_exponent: the
+    same at the end. paired: both scores draw by draw, where the table has them; else own is the
+    upper end of the noise and shown the score itself.
 
     Raises:
         UserError: the table has no such rungs.
     """
-    steps = [table["fit"]["steps"] * n // 9 for n in ninths]
+    exponents = {table["fit"]["steps"] * n // 9: power for n, power in rungs.items()}
     raised = PROMISE if "raised" in table else AVERAGE_PRECISION
     rows = []
     for row in table["rows"]:
-        at_rung = handicap(row["macs"], rung_exponent)
-        rungs = {rung["steps"]: _judged(rung, by, at_rung, paired=paired) for rung in row["rungs"]}
-        if not set(steps) <= rungs.keys():
-            raise UserError(f"the table has rungs at {[*rungs]} steps, not at all of {steps}")
+        known = {rung["steps"]: rung for rung in row["rungs"]}
+        if not exponents.keys() <= known.keys():
+            raise UserError(
+                f"the table has rungs at {[*known]} steps, not at all of {[*exponents]}"
+            )
+        judged = [
+            _judged(known[steps], by, handicap(row["macs"], power), paired=paired)
+            for steps, power in exponents.items()
+        ]
         score = handicap(row["macs"], end_exponent) * row[raised]
-        rows.append({"macs": row["macs"], "score": score, "rungs": [rungs[step] for step in steps]})
+        rows.append({"macs": row["macs"], "score": score, "rungs": judged})
     return rows
 
 
@@ -160,21 +165,25 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=200, help="(200)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
-    parser.add_argument("--ninths", type=int, nargs="+", default=RUNG_NINTHS, help="(2 3)")
+    parser.add_argument("--ninths", type=int, nargs="+", default=[*RUNG_EXPONENTS], help="(1 2)")
+    parser.add_argument(
+        "--rung-exponents", type=float, nargs="+", help="one for each of the ninths (2 1)"
+    )
     parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
     parser.add_argument("--sure", type=float, default=SURE, help=f"share of the draws ({SURE})")
-    parser.add_argument("--rung-exponent", type=float, default=RUNG_EXPONENT, help="(1)")
     parser.add_argument("--end-exponent", type=float, default=END_EXPONENT, help="(0.25)")
     parser.add_argument("--one-by-one", action="store_true", help="not draw by draw")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
+    exponents = options.rung_exponents or [*RUNG_EXPONENTS.values()]
+    if len(exponents) != len(options.ninths):
+        parser.error("--rung-exponents must be as many as --ninths")
     table = json.loads(options.table.read_text(encoding="utf-8"))
     rows = judged_rows(
         table,
         by=options.by,
-        ninths=options.ninths,
+        rungs=dict(zip(options.ninths, exponents, strict=True)),
         paired=not options.one_by_one,
-        rung_exponent=options.rung_exponent,
         end_exponent=options.end_exponent,
     )
     rule = {
@@ -198,7 +207,7 @@ def main() -> None:
         "ninths": list(options.ninths),
         "dominators": options.dominators,
         "sure": options.sure,
-        "rung_exponent": options.rung_exponent,
+        "rung_exponents": exponents,
         "end_exponent": options.end_exponent,
         "draw_by_draw": len(rows[0]["rungs"][0]["own"]) > 1,
         "trials": len(rows),

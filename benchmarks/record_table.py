@@ -107,7 +107,7 @@ def _fitter(recording: Recording) -> CandidateFitter:
 def measure(recording: Recording, key: str) -> dict[str, Any]:
     """A row of the table; `ap` is None where the loss was not finite.
 
-    `rungs`: smooth AP and its interval's upper end at each of `rung_steps`.
+    `rungs`: smooth AP and its interval's upper end at each rung.
     """
     fitter, architecture = _fitter(recording), Architecture.from_key(key)
     cost = architecture_cost(architecture, image_size=LIMITS.image_size)

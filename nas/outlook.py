@@ -7,6 +7,8 @@ fits alone than the promise in eleven of fourteen searches on record, a lower on
 orders networks of like cost as well (docs/results/README.md, What trials raise).
 """
 
+from collections.abc import Mapping
+
 from objectives.cost import architecture_cost
 from objectives.limits import Limits
 from search_spaces.architecture import Architecture
@@ -20,10 +22,10 @@ USUAL_MACS = 300_000_000
 END_EXPONENT = 0.25
 """Of the MACs, where a trial ends."""
 
-RUNG_EXPONENT = 1.0
-"""The same at the rungs of early stopping, after two ninths and a third of the steps. (A straight
-line through the logarithms of 400 trials' scores there and of their outlooks at the end has 1.3 to
-1.7; with less, large networks are stopped that were still learning.)"""
+RUNG_EXPONENTS: Mapping[int, float] = {1: 2.0, 2: 1.0}
+"""The same at the rungs of early stopping, by the ninths of the steps that were made: the shorter a
+fit, the further large networks are behind what they come to. (With less they are stopped while they
+are still learning; docs/results/README.md, What early stopping spares and loses.)"""
 
 
 def handicap(macs: float, exponent: float = END_EXPONENT) -> float:

@@ -23,7 +23,7 @@ from nas.fitting import (
     to_channels_last,
 )
 from nas.inference import detect_images, recalibrate
-from nas.outlook import OUTLOOK, RUNG_EXPONENT, handicap, usual_macs
+from nas.outlook import OUTLOOK, handicap, usual_macs
 from nas.resident import crops_on, light_batches
 from nas.stop_rule import (
     FIT_STEPS,
@@ -32,7 +32,7 @@ from nas.stop_rule import (
     SPARED_AT,
     STOPPED_AT,
     StopRule,
-    rung_steps,
+    rungs_of,
 )
 from nas.supernet_training import load_supernet
 from nas.teachers import Teacher, open_teacher
@@ -72,9 +72,9 @@ class ProxySettings:
     rung_images: int = 96
 
     @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps after which a fit is judged, its end left out."""
-        return rung_steps(self.fit.steps) if self.early_stopping else ()
+    def rungs(self) -> dict[int, float]:
+        """Steps after which a fit is judged, its end left out; see `nas.stop_rule.rungs_of`."""
+        return rungs_of(self.fit.steps) if self.early_stopping else {}
 
 
 class CandidateFitter:
@@ -254,12 +254,12 @@ class ProxyEvaluator:
         """Scores of the fit's end, or of the rung where the rule ends it."""
         fitter, settings = self.fitter, self.fitter.settings
         macs = usual_macs(architecture)
-        at_rung = handicap(macs, RUNG_EXPONENT)
         end, rungs = settings.fit.steps, settings.rungs
         known: dict[str, Any] = {RUNG_SCORES: [], RUNG_REPLICATES: []} if rungs else {}
         shown = self.fit_through(architecture, stops=(*rungs, end))
-        for rung, steps in enumerate(rungs):
+        for rung, (steps, exponent) in enumerate(rungs.items()):
             report = fitter.judge(next(shown), images=settings.rung_images)
+            at_rung = handicap(macs, exponent)
             replicates = short_numbers([at_rung * ap for ap in report.smooth_replicates])
             known[RUNG_SCORES].append(at_rung * report.smooth_ap)
             known[RUNG_REPLICATES].append(replicates)

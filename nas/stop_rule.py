@@ -1,6 +1,6 @@
 """When a trial is not worth going on with: cheaper ones are surely better where it stands.
 
-A fit is judged at rungs, after two ninths and a third of its steps (as in Li et al., Hyperband,
+A fit is judged at rungs, after one and two ninths of its steps (as in Li et al., Hyperband,
 arXiv:1603.06560, but against the trials that a rung has seen so far instead of in brackets). Two
 objectives make the rule one of dominance: costs are known exactly, so a trial is compared only with
 trials that cost no more. Scores are not; but all trials are judged by the same images, so two are
@@ -17,21 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.outlook import RUNG_EXPONENTS
+
 Replicates = NDArray[np.float32]
 """A score in each draw of the images it was judged by."""
-
-RUNG_NINTHS = (2, 3)
-"""A rung is at so many ninths of all steps. On the trials of a search, all fitted to their end, in
-random orders these save 45 % of the steps and lose 0.5 % of the hypervolume; one and three ninths,
-where the first order is still too much another, save 54 % and lose 1.7 % (docs/results/README.md,
-What early stopping spares and loses)."""
 
 DOMINATORS = 2
 """So many trials must be surely better at no more cost before one is stopped."""
 
-SURE = 0.8
-"""One trial is surely better than another where it is so in this share of the draws: on the same
-trials more saves less (0.975: 36 % of the steps) and hardly loses less."""
+SURE = 0.85
+"""One trial is surely better than another where it is so in this share of the draws. On the trials
+of two searches, all fitted to their end, with less up to 1.1 % of the hypervolume are lost, and
+with more less is saved (docs/results/README.md, What early stopping spares and loses)."""
 
 EXEMPT_SHARE = 0.05
 """Of all trials, drawn by the seed: they go on in any case, to show what the rule loses."""
@@ -42,10 +39,10 @@ STOPPED_AT = "stopped_at_step"
 SPARED_AT = "spared_at_step"
 """Score of an exempt trial that would have been stopped: the steps of the rung."""
 
-RUNG_SCORES = "rung_outlooks"
+RUNG_SCORES = "outlooks_at_rungs"
 """Score of every trial: the outlook of its smooth AP at the rungs it has reached."""
 
-RUNG_REPLICATES = "rung_outlook_draws"
+RUNG_REPLICATES = "outlook_draws_at_rungs"
 """Score of every trial: the same in each draw of the images, rung by rung. Older trials, which had
 other rungs or scores, have none, and nothing is compared with them."""
 
@@ -53,9 +50,10 @@ FIT_STEPS = "fit_steps"
 """Score of every trial: the steps of its fit."""
 
 
-def rung_steps(steps: int) -> tuple[int, ...]:
-    """The rungs below the end of a fit, rising; fewer where a fit is very short."""
-    return tuple(dict.fromkeys(steps * n // 9 for n in RUNG_NINTHS if steps * n >= 9))
+def rungs_of(steps: int) -> dict[int, float]:
+    """Steps of the rungs below the end of a fit, rising, and the exponent of the MACs in outlooks
+    there; fewer where a fit is very short."""
+    return {steps * n // 9: power for n, power in RUNG_EXPONENTS.items() if steps * n >= 9}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

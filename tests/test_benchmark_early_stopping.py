@@ -63,7 +63,7 @@ def rung(steps: int, **scores: float) -> dict[str, Any]:
     return {"steps": steps, **noisy}
 
 
-as_fitted = partial(judged_rows, rung_exponent=0, end_exponent=0)
+as_fitted = partial(judged_rows, end_exponent=0)
 """Scores, not outlooks."""
 
 
@@ -71,7 +71,7 @@ def test_the_size_of_a_network_counts_at_rungs_and_at_the_end() -> None:
     rungs = [rung(10, smooth_ap=0.1)]
     rows = [{"macs": macs, "ap": 0.5, "rungs": rungs} for macs in (USUAL_MACS, 16 * USUAL_MACS)]
     table = {"fit": {"steps": 90}, "rows": rows}
-    usual, large = judged_rows(table, ninths=(1,), rung_exponent=0.5, end_exponent=0.25)
+    usual, large = judged_rows(table, rungs={1: 0.5}, end_exponent=0.25)
     assert (usual["score"], large["score"]) == (0.5, pytest.approx(1.0))
     assert usual["rungs"][0]["shown"] == [0.1]
     assert large["rungs"][0]["shown"] == [pytest.approx(0.4)]
@@ -79,13 +79,13 @@ def test_the_size_of_a_network_counts_at_rungs_and_at_the_end() -> None:
 
 
 def test_a_table_is_read_by_one_of_its_scores_at_some_of_its_rungs() -> None:
-    rungs = [rung(10, smooth_ap=0.1, promise=0.2), rung(20, smooth_ap=0.3, promise=0.4)]
+    rungs = [rung(20, smooth_ap=0.1, promise=0.2), rung(30, smooth_ap=0.3, promise=0.4)]
     row = {"macs": 7, "ap": 0.5, "promise": 0.6, "rungs": rungs}
     table = {"fit": {"steps": 90}, "raised": "promise", "rows": [row]}
-    assert as_fitted(table, by="promise", ninths=(2,)) == [
-        {"macs": 7, "score": 0.6, "rungs": [{"steps": 20, "own": [0.8], "shown": [0.4]}]}
+    assert as_fitted(table, by="promise", rungs={3: 0}) == [
+        {"macs": 7, "score": 0.6, "rungs": [{"steps": 30, "own": [0.8], "shown": [0.4]}]}
     ]
-    with pytest.raises(UserError, match=r"rungs at \[10, 20\] steps, not at all of \[20, 30\]"):
+    with pytest.raises(UserError, match=r"rungs at \[20, 30\] steps, not at all of \[10, 20\]"):
         judged_rows(table)
 
 
@@ -93,9 +93,9 @@ def test_a_table_of_architectures_has_smooth_ap_alone() -> None:
     rungs = [{"steps": steps, "score": 0.1, "ceiling": 0.2} for steps in (20, 30)]
     table = {"fit": {"steps": 90}, "rows": [{"macs": 7, "ap": 0.5, "rungs": rungs}]}
     judged = [{"steps": steps, "own": [0.2], "shown": [0.1]} for steps in (20, 30)]
-    assert as_fitted(table) == [{"macs": 7, "score": 0.5, "rungs": judged}]
+    assert as_fitted(table, rungs={2: 0, 3: 0}) == [{"macs": 7, "score": 0.5, "rungs": judged}]
     with pytest.raises(UserError, match="no promise at its rungs"):
-        judged_rows(table, by="promise")
+        judged_rows(table, by="promise", rungs={3: 0})
 
 
 def test_scores_are_compared_draw_by_draw_where_a_table_has_them() -> None:
@@ -103,7 +103,7 @@ def test_scores_are_compared_draw_by_draw_where_a_table_has_them() -> None:
     known = {"score": 0.2, "ceiling": 0.3, "replicates": draws}
     rungs = [{"steps": 10, "smooth_ap": known}]
     table = {"fit": {"steps": 90}, "rows": [{"macs": 7, "ap": 0.5, "rungs": rungs}]}
-    (paired,), (alone,) = (as_fitted(table, ninths=(1,), paired=one) for one in (True, False))
+    (paired,), (alone,) = (as_fitted(table, rungs={1: 0}, paired=one) for one in (True, False))
     assert paired["rungs"] == [{"steps": 10, "own": draws, "shown": draws}]
     assert alone["rungs"] == [{"steps": 10, "own": [0.3], "shown": [0.2]}]
 

@@ -8,8 +8,8 @@ import pytest
 from benchmarks import record_trials
 from benchmarks.early_stopping import judged_rows
 from benchmarks.record_trials import NINTHS, record
-from nas.outlook import RUNG_EXPONENT, handicap
-from nas.stop_rule import RUNG_NINTHS, RUNG_REPLICATES, RUNG_SCORES
+from nas.outlook import RUNG_EXPONENTS, handicap
+from nas.stop_rule import RUNG_REPLICATES, RUNG_SCORES
 from studies.storage import load_study
 from studies.workspace import Workspace
 from tests.studies.taught_study import TRIALS, measure_in_this_process, taught_study
@@ -33,20 +33,21 @@ def test_what_a_trial_comes_to_is_what_its_search_says(
     table = record(workspace, folder=tmp_path)
     trials = load_study(workspace.study, workspace.storage_url).trials
     assert len(table["rows"]) == TRIALS
-    at_rungs = [NINTHS.index(ninths) for ninths in RUNG_NINTHS]
+    at_rungs = [NINTHS.index(ninths) for ninths in RUNG_EXPONENTS]
     for row, trial in zip(table["rows"], trials, strict=True):
-        size = handicap(row["macs"], RUNG_EXPONENT)
-        found = [size * row["rungs"][i]["smooth_ap"]["score"] for i in at_rungs]
+        rungs = [row["rungs"][i]["smooth_ap"] for i in at_rungs]
+        sizes = np.array([handicap(row["macs"], power) for power in RUNG_EXPONENTS.values()])
+        found = sizes * [rung["score"] for rung in rungs]
         reached = trial.user_attrs[RUNG_SCORES]
         assert found[: len(reached)] == pytest.approx(reached)
-        draws = size * np.array([row["rungs"][i]["smooth_ap"]["replicates"] for i in at_rungs])
+        draws = sizes[:, None] * [rung["replicates"] for rung in rungs]
         known = np.array(trial.system_attrs[RUNG_REPLICATES])
         assert draws[: len(reached)] == pytest.approx(known, rel=1e-3)
         if trial.values is not None:
             assert (row["outlook"], row["ap"]) == (trial.values[0], trial.user_attrs["ap"])
     assert [rung["steps"] for rung in table["rows"][0]["rungs"]] == list(NINTHS)
     assert (table["raised"], table["lowered"]) == ("outlook", "macs")
-    judged = judged_rows(table, by="promise", ninths=(1, 2), rung_exponent=0)
+    judged = judged_rows(table, by="promise", rungs={1: 0, 2: 0})
     assert [rung["steps"] for rung in judged[0]["rungs"]] == [1, 2]
     promise = table["rows"][0]["rungs"][0]["promise"]
     assert judged[0]["rungs"][0] == {

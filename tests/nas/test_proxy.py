@@ -23,7 +23,7 @@ from nas.stop_rule import (
     STOPPED_AT,
     StopRule,
     peer_of,
-    rung_steps,
+    rungs_of,
 )
 from nas.teachers import WEIGHTS, Teacher, open_teacher
 from nas.weights import save_detector, save_weights
@@ -145,19 +145,23 @@ def test_a_job_with_a_table_scores_the_same_and_the_latency(
     assert scores == evaluator(SMALLEST, 0, NEVER)
 
 
+LONGER = replace(FIT, steps=5)
+"""With one rung."""
+
+
 def rising_job(job: ProxyJob, *, early_stopping: bool = True) -> ProxyJob:
-    settings = replace(job.settings, fit=FIT, early_stopping=early_stopping, rung_images=3)
+    settings = replace(job.settings, fit=LONGER, early_stopping=early_stopping, rung_images=3)
     return replace(job, settings=settings)
 
 
 def test_rungs_change_nothing_of_a_fit_that_goes_on(job: ProxyJob) -> None:
     scores = ProxyEvaluator(rising_job(job))(SMALLEST, 0, NEVER)
     rungs, replicates = scores.pop(RUNG_SCORES), scores.pop(RUNG_REPLICATES)
-    assert len(rungs) == len(replicates) == len(rung_steps(FIT.steps)) == 1
+    assert len(rungs) == len(replicates) == len(rungs_of(LONGER.steps)) == 1
     assert len(replicates[0]) == 200
     assert min(replicates[0]) <= rungs[0] <= max(replicates[0])
     assert scores == ProxyEvaluator(rising_job(job, early_stopping=False))(SMALLEST, 0, NEVER)
-    assert scores[FIT_STEPS] == FIT.steps
+    assert scores[FIT_STEPS] == LONGER.steps
 
 
 def test_a_beaten_trial_ends_at_its_rung_unless_it_is_exempt(job: ProxyJob) -> None:

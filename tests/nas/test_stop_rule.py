@@ -2,16 +2,23 @@
 
 import pytest
 
-from nas.stop_rule import NEVER, Peer, StopRule, peer_of, rung_steps
+from nas.outlook import END_EXPONENT
+from nas.stop_rule import NEVER, Peer, StopRule, peer_of, rungs_of
 
 BETTER = peer_of(10.0, [[0.3], [0.6]])
 
 
 @pytest.mark.parametrize(
-    ("steps", "rungs"), [(252, (56, 84)), (90, (20, 30)), (8, (1, 2)), (3, (1,)), (2, ()), (1, ())]
+    ("steps", "rungs"),
+    [(252, (28, 56)), (90, (10, 20)), (9, (1, 2)), (8, (1,)), (5, (1,)), (4, ())],
 )
 def test_rungs_rise_to_the_end_of_a_fit(steps: int, rungs: tuple[int, ...]) -> None:
-    assert rung_steps(steps) == rungs
+    assert tuple(rungs_of(steps)) == rungs
+
+
+def test_the_earlier_a_rung_the_more_the_size_of_a_network_counts() -> None:
+    exponents = [*rungs_of(90).values(), END_EXPONENT]
+    assert exponents == sorted(exponents, reverse=True)
 
 
 def test_two_peers_that_score_more_at_no_more_cost_stop_a_trial() -> None:
@@ -50,8 +57,8 @@ def test_scores_are_compared_draw_by_draw() -> None:
     assert not rule.is_beaten(0, own[1:] + own[:1])
 
 
-@pytest.mark.parametrize(("worse", "is_beaten"), [(8, True), (9, False)])
-def test_a_peer_must_be_better_in_four_of_five_draws(worse: int, *, is_beaten: bool) -> None:
+@pytest.mark.parametrize(("worse", "is_beaten"), [(6, True), (7, False)])
+def test_a_peer_must_be_better_in_17_of_20_draws(worse: int, *, is_beaten: bool) -> None:
     own = [0.5] * 40
     peer = peer_of(10.0, [[0.4] * worse + [0.6] * (40 - worse)])
     assert StopRule(cost=10.0, peers=(peer, peer)).is_beaten(0, own) == is_beaten
