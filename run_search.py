@@ -121,7 +121,7 @@ def search(
         Path | None,
         typer.Option(help="Device's table, for --objective latency; unset: this machine's."),
     ] = None,
-    sampler: Annotated[str, typer.Option(help="Who proposes: gp, tpe, nsga2 or random.")] = "gp",
+    sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, nsga2 or random.")] = "tpe",
     max_params: MaxParamsOption = "285K",
     max_macs: MaxMacsOption = "1G",
     max_memory: MaxMemoryOption = "16MB",

@@ -73,9 +73,9 @@ class BaseKind:
 
 
 BASES: Mapping[str, BaseKind] = {
-    "gp": BaseKind(guided=True),
     "tpe": BaseKind(_tpe, TPE_MEMORY),
     "nsga2": BaseKind(_nsga2),
+    "gp": BaseKind(guided=True),
     "random": BaseKind(),
 }
 

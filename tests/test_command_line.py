@@ -185,7 +185,7 @@ def test_mistakes_are_answered_with_a_sentence(
         ("export --study tiny --trial 99", "trial 99 of study 'tiny' has not been retrained"),
         ("front --study tinny", "no study 'tinny'"),
         ("fidelity --study tiny --candidates 3 --device cpu", "at least 4 candidates, got 3"),
-        (f"{TINY_SEARCH} --sampler random", "sampler was 'gp' and is now 'random'"),
+        (f"{TINY_SEARCH} --sampler random", "sampler was 'tpe' and is now 'random'"),
         (f"{TINY_SEARCH} --seed 1", "seed was 0 and is now 1"),
     ],
 )
