@@ -1,7 +1,7 @@
 """What early stopping saves and loses, replayed on a recorded table.
 
 Run from the repository's root:
-python -m benchmarks.early_stopping [--table benchmarks/search_table.json] [--orders 200]
+python -m benchmarks.early_stopping [--table docs/results/trials_wider_full.json] [--orders 200]
     [--by smooth_ap] [--ninths 1 2] [--rung-exponents 2 1] [--dominators 2] [--sure 0.85]
     [--one-by-one] [--end-exponent 0.25] [--write docs/results/early_stopping.json]
 The table's architectures come as trials in a random order, once for each of --orders, and the
@@ -14,7 +14,7 @@ draw, or with --one-by-one, a trial is surely better than another whose noise en
 Measured are the share of steps that are not made and the hypervolume, log MACs
 against the outlook of the promise (of AP, where a table has no other), that is lost with the trials
 that were stopped. What scores are multiplied by for the size of a network is a power of its MACs
-(`nas.outlook`), at rungs and at the end; 0 0 is as it was before.
+(`nas.outlook`), one at each rung and one at the end; with 0 the scores are compared as they are.
 """
 
 import argparse
@@ -161,7 +161,12 @@ def summarise(found: Sequence[dict[str, float]]) -> dict[str, Any]:
 def main() -> None:
     """Replay, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--table", type=Path, default=Path("benchmarks/search_table.json"))
+    parser.add_argument(
+        "--table",
+        type=Path,
+        default=Path("docs/results/trials_wider_full.json"),
+        help="(%(default)s)",
+    )
     parser.add_argument("--orders", type=int, default=200, help="(200)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
