@@ -172,7 +172,11 @@ def main() -> None:
     parser.add_argument("--by", choices=(SMOOTH_AP, PROMISE), default=SMOOTH_AP)
     parser.add_argument("--ninths", type=int, nargs="+", default=[*RUNG_EXPONENTS], help="(1 2)")
     parser.add_argument(
-        "--rung-exponents", type=float, nargs="+", help="one for each of the ninths (2 1)"
+        "--rung-exponents",
+        type=float,
+        nargs="+",
+        default=[*RUNG_EXPONENTS.values()],
+        help="one for each of the ninths (2 1)",
     )
     parser.add_argument("--dominators", type=int, default=DOMINATORS, help=f"({DOMINATORS})")
     parser.add_argument("--sure", type=float, default=SURE, help=f"share of the draws ({SURE})")
@@ -180,14 +184,13 @@ def main() -> None:
     parser.add_argument("--one-by-one", action="store_true", help="not draw by draw")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
-    exponents = options.rung_exponents or [*RUNG_EXPONENTS.values()]
-    if len(exponents) != len(options.ninths):
+    if len(options.rung_exponents) != len(options.ninths):
         parser.error("--rung-exponents must be as many as --ninths")
     table = json.loads(options.table.read_text(encoding="utf-8"))
     rows = judged_rows(
         table,
         by=options.by,
-        rungs=dict(zip(options.ninths, exponents, strict=True)),
+        rungs=dict(zip(options.ninths, options.rung_exponents, strict=True)),
         paired=not options.one_by_one,
         end_exponent=options.end_exponent,
     )
@@ -212,7 +215,7 @@ def main() -> None:
         "ninths": list(options.ninths),
         "dominators": options.dominators,
         "sure": options.sure,
-        "rung_exponents": exponents,
+        "rung_exponents": options.rung_exponents,
         "end_exponent": options.end_exponent,
         "draw_by_draw": len(rows[0]["rungs"][0]["own"]) > 1,
         "trials": len(rows),
