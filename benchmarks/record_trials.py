@@ -130,7 +130,7 @@ def main() -> None:
             trials=options.trials,
             progress=progress,
         )
-    write_json(options.write, result)
+    write_json(options.write, result, indent=None)
     print(f"{options.write}: {len(result['rows'])} trials")
     print(f"next: python -m benchmarks.early_stopping --table {options.write}")
 

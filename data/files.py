@@ -77,9 +77,12 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(target: Path, value: Any) -> None:
-    """Write indented JSON, whole or not at all. NaN and infinity are refused with ValueError."""
-    write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(target: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write JSON, whole or not at all. NaN and infinity are refused with ValueError.
+
+    indent: spaces a level; None: all in one line, which is half as much where most are numbers.
+    """
+    write_text(target, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def sha256_of(path: Path) -> str:

@@ -140,6 +140,9 @@ def test_json_and_text_come_back(tmp_path: Path) -> None:
     write_json(tmp_path / "x", value)
     assert json.loads((tmp_path / "x").read_text()) == value
     assert (tmp_path / "x").read_text().endswith("}\n")
+    write_json(tmp_path / "x", value, indent=None)
+    (line,) = (tmp_path / "x").read_text().splitlines()
+    assert json.loads(line) == value
     write_text(tmp_path / "y", "ä\n")
     assert (tmp_path / "y").read_bytes() == "ä\n".encode()
 
