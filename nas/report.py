@@ -31,6 +31,14 @@ UNITS = {
 }
 FACTORS = {"macs": 1e-6, "params": 1e-3, "peak_bytes": 1e-6, "file_bytes": 1e-3}
 HIDDEN_COLUMNS = ("genotype", "onnx")
+OF_RETRAINED = (
+    "retrained_ap",
+    "retrained_ap_interval",
+    "latency_ms",
+    "measured_latency_ms",
+    "file_bytes",
+)
+"""Columns that the table of retrained networks has, and the front's only if it was lowered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ def write_report(path: Path, data: ReportData) -> None:
         "headline": _headline(data),
         "raised": html.escape(_score_title(data.raised)),
         "hypervolume": _hypervolume(data.hypervolume, _score_title(data.raised)),
-        "front": _sentence(data.finals) + _table(data.front, "No trial has finished yet."),
+        "front": _sentence(data.finals) + _front(data),
         "retrained": _table(data.retrained, "No network was retrained."),
         "benchmark": _table(data.benchmark, "No network was benchmarked."),
         "stages": _stages(data.stages),
@@ -256,8 +264,14 @@ def _hover(row: Row) -> str:
     return "<br>".join([*lines, parts]) if parts else "<br>".join(lines)
 
 
+def _front(data: ReportData) -> str:
+    elsewhere = {name for name in OF_RETRAINED if name != data.cost}
+    rows = [{name: row[name] for name in row if name not in elsewhere} for row in data.front]
+    return _table(rows, "No trial has finished yet.")
+
+
 def _table(rows: Sequence[Row], when_empty: str) -> str:
-    """Rows as a table that a click on a column's head sorts; a key wraps, numbers align."""
+    """Rows as a table that a click on a column's head sorts; keys, which are long, come last."""
     if not rows:
         return f'<p class="quiet">{html.escape(when_empty)}</p>'
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in HIDDEN_COLUMNS]
@@ -280,6 +294,9 @@ def _column_title(name: str) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
+    if name.endswith("interval") and value is not None:
+        low, high = value
+        return f'<td class="number" data-order="{low!r}">{low:.3f} to {high:.3f}</td>'
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     kind = "number" if is_number else "key" if name == "key" else "text"
     order = "" if value is None else html.escape(repr(value) if is_number else value_text(value))

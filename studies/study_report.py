@@ -22,6 +22,7 @@ from studies.settings import name_of_score
 from studies.storage import SETTINGS, completed_trials, load_study
 from studies.workspace import Workspace
 
+RETRAINED_AP = ("retrained_ap", "retrained_ap_interval")
 TIMES = ("latency_ms", "measured_latency_ms")
 
 
@@ -98,7 +99,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _retrained(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     known = _json(workspace.trial(row["trial"]) / "retrain.json")
-    columns = ("trial", "role", "ap", "retrained_ap", "params", "macs", *TIMES, "file_bytes")
+    columns = ("trial", "role", "ap", *RETRAINED_AP, "params", "macs", *TIMES, "file_bytes")
     return {
         **{name: row[name] for name in columns if name in row},
         **{name: known[name] for name in ("steps", "data", "start") if name in known},

@@ -186,6 +186,25 @@ def test_numbers_are_shown_with_their_units(full: tuple[str, dict[str, Any]]) ->
     assert "<dt>limits · max params</dt><dd>285\u202f000</dd>" in page
 
 
+def test_the_front_s_table_leaves_to_the_retrained_ones_what_they_measured(tmp_path: Path) -> None:
+    measured = {"retrained_ap": 0.75, "retrained_ap_interval": [0.6512, 0.8], "latency_ms": 8.25}
+    fitted = {"trial": 1, "ap": 0.5, "macs": 300_000_000, "alone_ap_interval": [0.4, 0.6]}
+    front, retrained = [fitted | measured], [{"trial": 1, **measured}]
+
+    def tables(cost: str) -> list[str]:
+        data = replace(FULL, front=front, retrained=retrained, cost=cost)
+        trials = [{**trial, "latency_ms": 1.0} for trial in TRIALS]
+        page, _ = page_of(replace(data, trials=trials), tmp_path)
+        return re.findall("<table>.*?</table>", page)
+
+    of_front, of_retrained, *_ = tables("macs")
+    assert "0.400 to 0.600" in of_front
+    assert not re.search("retrained|latency", of_front)
+    for text in ("retrained ap", "0.651 to 0.800", "latency, ms"):
+        assert text in of_retrained
+    assert "latency, ms" in tables("latency_ms")[0]  # it is what was lowered
+
+
 def test_a_report_of_a_study_that_has_only_begun_says_so(tmp_path: Path) -> None:
     page, figures = page_of(ReportData(study="new", trials=(), front=()), tmp_path)
     assert figures["history"] is None
