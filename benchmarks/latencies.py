@@ -1,7 +1,7 @@
 """Networks timed side by side, in one run on one machine, and how many times a reference's time.
 
 Run from the repository's root, where nothing else runs:
-python -m benchmarks.latencies [NAME ...] [--reference yunet-n] [--rounds 5]
+python -m benchmarks.latencies [NAME ...] [--reference yunet-n] [--rounds 25]
     [--write docs/results/latencies.json]
 A NAME is one that `zoo` lists, or the key of a searched network; without any, all are timed that
 are on record in docs/results/references. Every round times every network once, in an order of its
@@ -32,7 +32,11 @@ from studies.console import shown_progress
 
 IMAGE_SIZE = 640
 THREADS = (1, 2)
-RUNS = 20
+RUNS, WARMUP = 5, 2
+"""Few at a time and many rounds: a machine's speed changes from one minute to the next."""
+
+RESAMPLES = 1000
+INTERVAL = (0.05, 0.95)
 
 
 def time_networks(
@@ -59,7 +63,7 @@ def time_networks(
             progress("timed", done, len(turns))
             for threads, known in times[name].items():
                 latency = measure_latency(
-                    files[name], image_size=image_size, threads=threads, runs=runs
+                    files[name], image_size=image_size, threads=threads, runs=runs, warmup=WARMUP
                 )
                 known.append(latency.p50_ms)
         progress("timed", len(turns), len(turns))
@@ -67,24 +71,26 @@ def time_networks(
 
 
 def against(
-    times: Mapping[str, Mapping[int, Sequence[float]]], reference: str
+    times: Mapping[str, Mapping[int, Sequence[float]]], reference: str, *, seed: int = 0
 ) -> list[dict[str, Any]]:
     """A row for each network and number of threads, the fastest on one thread first.
 
     p50_ms: the median over the rounds. ratio: the same of a round's time over the reference's in
-    that round; ratio_range: its least and highest.
+    that round; ratio_interval: 90 % interval of that median, by a bootstrap over the rounds.
     """
+    generator = np.random.default_rng(seed)
     rows = []
     for name, by_threads in times.items():
         for threads, own in by_threads.items():
             ratios = np.divide(own, times[reference][threads])
+            drawn = np.median(generator.choice(ratios, (RESAMPLES, len(ratios))), axis=1)
             rows.append(
                 {
                     "architecture": name,
                     "threads": threads,
                     "p50_ms": float(np.median(own)),
                     "ratio": float(np.median(ratios)),
-                    "ratio_range": [float(ratios.min()), float(ratios.max())],
+                    "ratio_interval": np.quantile(drawn, INTERVAL).tolist(),
                 }
             )
     return sorted(rows, key=lambda row: (row["threads"], row["p50_ms"]))
@@ -101,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="names or keys (all on record)")
     parser.add_argument("--reference", default="yunet-n", help="(yunet-n)")
-    parser.add_argument("--rounds", type=int, default=5, help="(5)")
+    parser.add_argument("--rounds", type=int, default=25, help="(25)")
     parser.add_argument("--seed", type=int, default=0, help="of the order and the weights (0)")
     parser.add_argument("--write", type=Path, help="a JSON file, beside printing it")
     options = parser.parse_args()
@@ -115,7 +121,7 @@ def main() -> None:
         "rounds": options.rounds,
         "runs": RUNS,
         "reference": options.reference,
-        "rows": against(times, options.reference),
+        "rows": against(times, options.reference, seed=options.seed),
     }
     print(json.dumps(found, indent=2))
     if options.write is not None:

@@ -14,8 +14,8 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert (ours["architecture"], theirs["architecture"]) == ("ours", "theirs")
     assert (ours["p50_ms"], theirs["p50_ms"]) == (6.0, 10.0)
     assert ours["ratio"] == pytest.approx(0.6)
-    assert ours["ratio_range"] == pytest.approx([0.5, 0.65])
-    assert theirs["ratio"] == 1.0
+    assert ours["ratio_interval"] == pytest.approx([0.5, 0.65])  # ends of a quarter of the draws
+    assert (theirs["ratio"], theirs["ratio_interval"]) == (1.0, [1.0, 1.0])
 
 
 def test_rows_come_by_threads_and_time() -> None:
