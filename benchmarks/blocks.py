@@ -1,4 +1,4 @@
-"""What batch norms inside of blocks cost a short training: one network with five kinds of blocks.
+"""What batch norms and ReLUs in blocks cost a short training: one network, five kinds of blocks.
 
 Run from the repository's root:
 python -m benchmarks.blocks DATA [--steps 700] [--seeds 0] [--write docs/results/blocks.json]

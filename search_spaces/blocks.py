@@ -55,8 +55,8 @@ class DepthwiseSeparable(nn.Module):
 
     Source: the unit of YuNet, doi 10.1007/s11633-023-1423-y, figure 2. The pair of MobileNets
     (Howard et al., arXiv:1704.04861, figure 3) has a batch norm and a ReLU between the two: in
-    700 steps on real crops a network then came to a hard AP of 0.042 instead of 0.225, with the
-    batch norm alone to 0.162 (docs/results/blocks.json).
+    700 steps on real crops a network then came to a hard AP of 0.051 instead of 0.232, with the
+    batch norm alone to 0.231 (docs/results/blocks.json).
     """
 
     def __init__(self, c_in: int, c_out: int, *, kernel_size: int, stride: int = 1) -> None:
@@ -107,7 +107,7 @@ class InvertedResidual(nn.Module):
 
     Source: Sandler et al., MobileNetV2, arXiv:1801.04381, table 1, without the batch norm and the
     activation between widening and filtering. With them a network of such blocks came to a hard
-    AP of 0.096 in 700 steps on real crops, without them to 0.225 (docs/results/blocks.json).
+    AP of 0.172 in 700 steps on real crops, without them to 0.232 (docs/results/blocks.json).
     """
 
     def __init__(
