@@ -31,14 +31,10 @@ UNITS = {
 }
 FACTORS = {"macs": 1e-6, "params": 1e-3, "peak_bytes": 1e-6, "file_bytes": 1e-3}
 HIDDEN_COLUMNS = ("genotype", "onnx")
-OF_RETRAINED = (
-    "retrained_ap",
-    "retrained_ap_interval",
-    "latency_ms",
-    "measured_latency_ms",
-    "file_bytes",
-)
-"""Columns that the table of retrained networks has, and the front's only if it was lowered."""
+RETRAINED_AP = ("retrained_ap", "retrained_ap_interval")
+MEASURED = ("latency_ms", "measured_latency_ms", "file_bytes")
+"""Like RETRAINED_AP columns of the table of retrained networks, and of the front's only what was
+lowered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +261,7 @@ def _hover(row: Row) -> str:
 
 
 def _front(data: ReportData) -> str:
-    elsewhere = {name for name in OF_RETRAINED if name != data.cost}
+    elsewhere = {*RETRAINED_AP, *MEASURED} - {data.cost}
     rows = [{name: row[name] for name in row if name not in elsewhere} for row in data.front]
     return _table(rows, "No trial has finished yet.")
 

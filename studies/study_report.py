@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.progress import Progress, silent
-from nas.report import ReportData, write_report
+from nas.report import MEASURED, RETRAINED_AP, ReportData, write_report
 from objectives.latency_table import load_latency_table
 from studies.early_stopping import stopping_report
 from studies.front import (
@@ -21,9 +21,6 @@ from studies.say import Say, unsaid
 from studies.settings import name_of_score
 from studies.storage import SETTINGS, completed_trials, load_study
 from studies.workspace import Workspace
-
-RETRAINED_AP = ("retrained_ap", "retrained_ap_interval")
-TIMES = ("latency_ms", "measured_latency_ms")
 
 
 def write_study_report(
@@ -99,7 +96,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _retrained(workspace: Workspace, row: dict[str, Any]) -> dict[str, Any]:
     known = _json(workspace.trial(row["trial"]) / "retrain.json")
-    columns = ("trial", "role", "ap", *RETRAINED_AP, "params", "macs", *TIMES, "file_bytes")
+    columns = ("trial", "role", "ap", *RETRAINED_AP, "params", "macs", *MEASURED)
     return {
         **{name: row[name] for name in columns if name in row},
         **{name: known[name] for name in ("steps", "data", "start") if name in known},
