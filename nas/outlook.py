@@ -3,8 +3,8 @@
 Small networks learn faster than large ones, so a short fit shows them nearer to what they come to,
 and the shorter it is, the more. A search that believes it ends with small networks, and stops large
 ones too soon. The outlook is a score times a power of the MACs. It has a higher Kendall's tau with
-fits alone than the promise in ten of fifteen searches on record, a lower one in one, and orders
-networks of like cost as well (docs/results/README.md, What trials raise).
+fits alone than the promise in eleven of seventeen searches on record, a lower one in two, and
+orders networks of like cost as well (docs/results/README.md, What trials raise).
 """
 
 from collections.abc import Mapping
